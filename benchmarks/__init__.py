@@ -1,0 +1,1 @@
+"""What it costs, against `transformers` and `peft` in the same run."""

@@ -1,0 +1,48 @@
+"""The embedded backbone: a decoder of 0.19 M parameters that knows the single steps of every generated family.
+
+Reproduces neuromas_jax/backbone/embedded from scratch:
+`python -m neuromas_jax.pretrain --config=configs/embedded_backbone.py --workdir=runs/embedded_backbone`
+"""
+
+import ml_collections
+
+
+def get_config():
+    config = ml_collections.ConfigDict()
+    config.seed = 0
+    config.export = "neuromas_jax/backbone/embedded"  # the Hugging Face folder, written at every checkpoint
+
+    config.decoder = dict(
+        hidden_size=64,
+        intermediate_size=192,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=16,
+        rope_theta=1000.0,  # prompts are short: at most 200 tokens or so
+    )
+
+    # Shares of the families among documents, and how documents are drawn (fields of pretrain.documents.Mixture).
+    config.families = dict(listops=0.20, modular=0.15, boolean=0.15, strings=0.12, navigate=0.18, arithmetic=0.10, parts=0.10)
+    config.mixture = ml_collections.ConfigDict()
+    # A tenth of the questions are deeper than the training mixture. Boolean stays away from the 8 tokens of the BBH file.
+    config.extra_depths = dict(listops=(4,), modular=(4,), strings=(5,), navigate=(9, 10), arithmetic=(5,), parts=(4,))
+    config.extra_share = 0.10
+    config.vocabulary_questions = 2000
+
+    config.steps = 3000
+    config.batch = 256
+    config.lengths = (32, 40, 48, 60, 76, 112)
+    config.matrix_learning_rate = 0.02  # Muon, for the matrices of the layers
+    config.momentum = 0.95
+    config.learning_rate = 4e-3  # AdamW, for embedding and norms
+    config.warmup = 100
+    config.b2 = 0.95
+    config.weight_decay = 0.02
+    config.clip = 1.0
+
+    config.log_every = 50
+    config.test_every = 200
+    config.checkpoint_every = 200
+    config.skill_questions = 64
+    return config

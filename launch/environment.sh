@@ -1,0 +1,36 @@
+# Sourced by launch/local.sh and tests/run.sh: makes or reuses .venv and installs the package once.
+# usage: source launch/environment.sh EXTRAS     (EXTRAS such as "cpu" or "cpu,test")
+
+set -euo pipefail
+root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+cd "$root"
+
+find_python() {
+  for candidate in "${PYTHON:-}" python3 python3.13 python3.12 python3.11; do
+    if [ -n "$candidate" ] && command -v "$candidate" >/dev/null 2>&1 \
+      && "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then
+      echo "$candidate"
+      return
+    fi
+  done
+  echo "no Python 3.11 or newer was found; install one, or name it: PYTHON=/path/to/python3.12 bash $0" >&2
+  return 1
+}
+
+venv="${VENV:-.venv}"
+if [ ! -x "$venv/bin/python" ]; then
+  python="$(find_python)"
+  echo "making $venv with $("$python" --version)"
+  "$python" -m venv "$venv"
+fi
+# A second call installs nothing: the stamp holds what was installed and for which setup.py.
+stamp="$venv/.installed-$(echo "$1" | tr ',' '-')"
+if ! cmp -s setup.py "$stamp"; then
+  echo "installing neuromas_jax[$1] into $venv"
+  "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -e ".[$1]"
+  cp setup.py "$stamp"
+fi
+
+# glibc hands large freed blocks back to the system at every step and faults them in again; keeping them is a third faster.
+export MALLOC_TOP_PAD_="${MALLOC_TOP_PAD_:-268435456}" MALLOC_MMAP_MAX_="${MALLOC_MMAP_MAX_:-0}"
+export MALLOC_TRIM_THRESHOLD_="${MALLOC_TRIM_THRESHOLD_:-17179869184}"

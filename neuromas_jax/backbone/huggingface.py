@@ -1,0 +1,334 @@
+"""Backbones in and out of ordinary Hugging Face folders: `config.json` and `model.safetensors`, or shards with an index.
+
+Everything is checked on the host, with numpy, before any array reaches a device or any program is compiled. No torch.
+
+A family of models is one entry of `FAMILIES`: how its `config.json` reads and writes, and what its tensors are called.
+"""
+
+from collections.abc import Callable, Mapping
+import dataclasses
+import json
+import os
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from neuromas_jax.backbone.decoder import LINEAR_SITES, Backbone, DecoderConfig
+
+CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+DTYPES = ("float32", "bfloat16", "float16")
+STORED_DTYPES = {"F64": "float64", "F32": "float32", "BF16": "bfloat16", "F16": "float16"}
+EMBEDDED = pathlib.Path(__file__).parent / "embedded"  # the folder of the backbone that the package ships
+EMBED, FINAL_NORM, LM_HEAD = "model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+    """How one family of models is stored.
+
+    Attributes:
+      read: fields of `config.json` -> the fields of `DecoderConfig` other than `model_type` and `dtype`.
+      write: a `DecoderConfig` -> fields of `config.json` other than `model_type` and `dtype`.
+      layer_names: parameter of a decoder layer -> its tensor's name, with `{}` for the number of the layer.
+    """
+
+    read: Callable[[Mapping[str, Any], str], dict[str, Any]]
+    write: Callable[[DecoderConfig], dict[str, Any]]
+    layer_names: Mapping[str, str]
+
+
+def load_config(folder: str | os.PathLike) -> DecoderConfig:
+    """Reads `config.json`.
+
+    Raises:
+      FileNotFoundError: no such folder, or no `config.json` in it.
+      ValueError: not JSON, a family that is not supported, a missing field, or an option that the decoder does not have.
+    """
+    path = _folder(folder) / CONFIG
+    fields = _read_json(path, "a Hugging Face model folder holds config.json beside its weights")
+    family = _family(fields.get("model_type"), path)
+    dtype = fields.get("dtype", fields.get("torch_dtype")) or "float32"
+    if dtype not in DTYPES:
+        raise ValueError(f"{path}: dtype is {dtype!r}, must be one of {', '.join(DTYPES)}. Convert the weights first.")
+    if fields.get("quantization_config"):
+        raise ValueError(f"{path}: quantization_config is set, but only plain weights ({', '.join(DTYPES)}) can be read. "
+                         "Use the model's unquantised folder.")
+    return DecoderConfig(**family.read(fields, str(path)), model_type=fields["model_type"], dtype=dtype)
+
+
+def load_backbone(folder: str | os.PathLike, dtype: str | None = None) -> Backbone:
+    """Reads `config.json` and the weights beside it.
+
+    Args:
+      folder: a local folder with `config.json` and `model.safetensors`, or shards with `model.safetensors.index.json`.
+      dtype: one of `DTYPES`; None keeps what `config.json` names (float32 where it names none).
+
+    Raises:
+      FileNotFoundError: a missing folder or file.
+      ValueError: what `load_config` raises; a truncated or damaged file; a tensor that is missing, has another shape than
+        `config.json` says, a type that is not a plain float, or no place in the decoder.
+    """
+    folder = _folder(folder)
+    config = load_config(folder)
+    if dtype is not None:
+        if dtype not in DTYPES:
+            raise ValueError(f"dtype is {dtype!r}, must be one of {', '.join(DTYPES)}, or None for what {CONFIG} names.")
+        config = dataclasses.replace(config, dtype=dtype)
+    tensors = _Tensors(folder)
+    params = _expected(config)
+    tensors.check_names({name for names, _, _ in params.values() for name in names}, config)
+    arrays = {}
+    for key, (names, shape, transpose) in params.items():
+        layers = [tensors.read(name, shape, config.dtype) for name in names]
+        layers = [layer.T if transpose else layer for layer in layers]
+        arrays[key] = np.stack(layers) if key[0] == "layers" else np.ascontiguousarray(layers[0])
+    nested = {key[0]: array for key, array in arrays.items() if len(key) == 1}
+    nested["layers"] = {key[1]: array for key, array in arrays.items() if len(key) == 2}
+    return Backbone(jax.tree.map(jnp.asarray, nested), config)
+
+
+def save_backbone(backbone: Backbone, folder: str | os.PathLike, extra: Mapping[str, Any] | None = None) -> None:
+    """Writes `config.json` and `model.safetensors`, which `transformers` and `load_backbone` both read.
+
+    A file appears whole or not at all: an interrupted save leaves the former file as it was.
+
+    Args:
+      backbone: its arrays are written in the type they have.
+      folder: made where it does not exist; other files in it stay.
+      extra: more fields of `config.json`, for example `{"eos_token_id": 2}`.
+
+    Raises:
+      ValueError: a family that is not supported.
+      OSError: the folder cannot be written.
+    """
+    config, folder = backbone.config, pathlib.Path(folder)
+    family = _family(config.model_type, "backbone")
+    tensors = {}
+    for key, (names, _, transpose) in _expected(config).items():
+        array = np.asarray(backbone.params[key[0]] if len(key) == 1 else backbone.params[key[0]][key[1]])
+        for name, layer in zip(names, array if key[0] == "layers" else [array], strict=True):
+            tensors[name] = np.ascontiguousarray(layer.T if transpose else layer)
+    fields = {"model_type": config.model_type, **family.write(config), "dtype": config.dtype, **(extra or {})}
+    folder.mkdir(parents=True, exist_ok=True)
+    # transformers refuses a file that does not say which framework wrote it; the layout is the same for all of them.
+    _replace(folder / WEIGHTS, lambda path: save_file(tensors, path, metadata={"format": "pt"}))
+    _replace(folder / CONFIG, lambda path: path.write_text(json.dumps(fields, indent=2, sort_keys=True) + "\n"))
+    # An index left by an earlier, sharded save would name weights that are no longer the folder's.
+    (folder / INDEX).unlink(missing_ok=True)
+
+
+def check_vocabulary(config: DecoderConfig, tokenizer: Any) -> None:
+    """Refuses a tokenizer that can write ids for which the embedding has no row.
+
+    The embedding may have more rows than the tokenizer has ids (Qwen3 rounds up); those ids are forbidden in messages.
+
+    Args:
+      tokenizer: anything with `vocab_size`, `pad_id` and `end_id`.
+
+    Raises:
+      ValueError: the two do not belong together.
+    """
+    if tokenizer.vocab_size > config.vocab_size:
+        raise ValueError(f"vocabulary mismatch: the tokenizer knows {tokenizer.vocab_size} ids, the embedding has "
+                         f"{config.vocab_size} rows; it must have at least as many. Use the tokenizer.json that came with the "
+                         "weights.")
+    for name in ("pad_id", "end_id"):
+        value = getattr(tokenizer, name)
+        if not 0 <= value < tokenizer.vocab_size:
+            raise ValueError(f"the tokenizer's {name} is {value}, must be in 0..{tokenizer.vocab_size - 1}. Use the tokenizer.json "
+                             "and tokenizer_config.json that came with the weights.")
+
+
+# ---------------------------------------------------------------------------------------------------------------- families
+
+
+def _read_qwen3(fields: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Qwen3. Defaults of absent fields are those of `transformers.Qwen3Config`."""
+    sizes = {}
+    for name in ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"):
+        sizes[name] = _positive(fields, name, where)
+    heads = sizes["num_attention_heads"]
+    sizes["num_key_value_heads"] = _positive(fields, "num_key_value_heads", where, default=heads)
+    sizes["head_dim"] = _positive(fields, "head_dim", where, default=128)
+    if heads % sizes["num_key_value_heads"]:
+        raise ValueError(f"{where}: num_attention_heads is {heads}, must be a multiple of num_key_value_heads "
+                         f"({sizes['num_key_value_heads']}). Correct the file.")
+    if sizes["head_dim"] % 2:
+        raise ValueError(f"{where}: head_dim is {sizes['head_dim']}, must be even: rotary embedding turns pairs. Correct the file.")
+    for name, allowed in (("hidden_act", ("silu",)), ("attention_bias", (False,)), ("use_sliding_window", (False,))):
+        if fields.get(name, allowed[0]) not in allowed:
+            raise ValueError(f"{where}: {name} is {fields[name]!r}, this decoder only has {', '.join(map(repr, allowed))}. "
+                             "Choose a model without it.")
+    other = sorted(set(fields.get("layer_types") or ()) - {"full_attention"})
+    if other:
+        raise ValueError(f"{where}: layer_types holds {other[0]!r}, this decoder only has 'full_attention'. Choose a model without it.")
+    rope = fields.get("rope_parameters") or fields.get("rope_scaling") or {}
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    if kind != "default":
+        raise ValueError(f"{where}: rope_type is {kind!r}, this decoder only has 'default'. Choose a model without scaled positions.")
+    theta = rope.get("rope_theta", fields.get("rope_theta"))
+    if isinstance(theta, bool) or not isinstance(theta, (int, float)) or theta <= 1:
+        raise ValueError(f"{where}: rope_theta is {theta!r}, must be a number above 1 (Qwen3 has 1000000). Add it to the file.")
+    return dict(sizes, rope_theta=float(theta), rms_norm_eps=float(fields.get("rms_norm_eps", 1e-6)),
+                tie_word_embeddings=bool(fields.get("tie_word_embeddings", False)))
+
+
+def _write_qwen3(config: DecoderConfig) -> dict[str, Any]:
+    names = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+             "num_key_value_heads", "head_dim", "rms_norm_eps", "tie_word_embeddings", "rope_theta")
+    return {name: getattr(config, name) for name in names} | {
+        "architectures": ["Qwen3ForCausalLM"], "hidden_act": "silu", "attention_bias": False, "use_sliding_window": False,
+        # transformers 5 reads the second form, version 4 the `rope_theta` above.
+        "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_theta},
+    }
+
+
+_LLAMA_LAYER_NAMES = {
+    "q": "model.layers.{}.self_attn.q_proj.weight", "k": "model.layers.{}.self_attn.k_proj.weight",
+    "v": "model.layers.{}.self_attn.v_proj.weight", "o": "model.layers.{}.self_attn.o_proj.weight",
+    "gate": "model.layers.{}.mlp.gate_proj.weight", "up": "model.layers.{}.mlp.up_proj.weight",
+    "down": "model.layers.{}.mlp.down_proj.weight",
+    "attn_norm": "model.layers.{}.input_layernorm.weight", "mlp_norm": "model.layers.{}.post_attention_layernorm.weight",
+}
+
+FAMILIES: dict[str, Family] = {
+    "qwen3": Family(_read_qwen3, _write_qwen3, _LLAMA_LAYER_NAMES | {
+        "q_norm": "model.layers.{}.self_attn.q_norm.weight", "k_norm": "model.layers.{}.self_attn.k_norm.weight"}),
+}
+
+
+def _family(model_type: Any, where: Any) -> Family:
+    if model_type not in FAMILIES:
+        raise ValueError(f"{where}: model_type is {model_type!r}, must be one of {', '.join(FAMILIES)}. Choose a model of such a "
+                         "family, for example Qwen/Qwen3-0.6B, or the embedded backbone.")
+    return FAMILIES[model_type]
+
+
+def _expected(config: DecoderConfig) -> dict[tuple[str, ...], tuple[list[str], tuple[int, ...], bool]]:
+    """Path of a parameter -> names of its tensors, the shape of each as stored, and whether it is stored transposed.
+
+    torch keeps a linear layer as (out, in); here it is (in, out).
+    """
+    norms = {"q_norm": config.head_dim, "k_norm": config.head_dim,
+             "attn_norm": config.hidden_size, "mlp_norm": config.hidden_size}
+    expected = {("embed",): ([EMBED], (config.vocab_size, config.hidden_size), False),
+                ("final_norm",): ([FINAL_NORM], (config.hidden_size,), False)}
+    if not config.tie_word_embeddings:
+        expected["lm_head",] = ([LM_HEAD], (config.vocab_size, config.hidden_size), True)
+    for parameter, pattern in FAMILIES[config.model_type].layer_names.items():
+        names = [pattern.format(layer) for layer in range(config.num_hidden_layers)]
+        linear = parameter in LINEAR_SITES
+        shape = config.site_shape(parameter)[::-1] if linear else (norms[parameter],)
+        expected["layers", parameter] = (names, shape, linear)
+    return expected
+
+
+# ------------------------------------------------------------------------------------------------------------------- files
+
+
+class _Tensors:
+    """The named tensors of a folder, in one file or many. Opening checks every header; data is read on demand."""
+
+    def __init__(self, folder: pathlib.Path):
+        self.files: dict[str, Any] = {}  # tensor -> open file
+        self.paths: dict[str, pathlib.Path] = {}
+        if (folder / WEIGHTS).is_file():
+            self._open(folder / WEIGHTS)
+            return
+        index = folder / INDEX
+        if not index.is_file():
+            raise FileNotFoundError(f"{folder} holds neither {WEIGHTS} nor {INDEX}. Copy the weights there in safetensors form.")
+        places = _read_json(index, "").get("weight_map")
+        if not isinstance(places, dict) or not places:
+            raise ValueError(f"{index}: weight_map is {places!r}, must map tensor names to files. Copy the file again.")
+        for name in sorted(set(places.values())):
+            if not (folder / name).is_file():
+                raise FileNotFoundError(f"{folder / name} is missing, and {INDEX} names it. Copy all shards into the folder.")
+            self._open(folder / name)
+        for tensor, name in places.items():
+            if self.paths.get(tensor) != folder / name:
+                raise ValueError(f"{folder / name} holds no tensor {tensor}, and {INDEX} says it does. Copy shards and index again, "
+                                 "from one and the same model.")
+
+    def _open(self, path: pathlib.Path) -> None:
+        try:
+            file = safe_open(path, framework="np")
+            names = list(file.keys())
+        except SafetensorError as error:
+            head = path.open("rb").read(24)
+            hint = "It is a Git LFS pointer, not the weights: run `git lfs pull`." if head.startswith(b"version https://git-lfs") \
+                else "It is truncated or damaged: copy it again."
+            raise ValueError(f"{path} ({path.stat().st_size} bytes) is no complete safetensors file: {error}. {hint}") from None
+        self.files.update(dict.fromkeys(names, file))
+        self.paths.update(dict.fromkeys(names, path))
+
+    def check_names(self, expected: set[str], config: DecoderConfig) -> None:
+        missing = sorted(expected - set(self.files))
+        if missing:
+            hint = " (or set tie_word_embeddings in config.json, if the head is the embedding)" if missing == [LM_HEAD] else ""
+            raise ValueError(f"the weights lack tensor {missing[0]}{_more(missing)}, which {CONFIG} ({config.num_hidden_layers} decoder "
+                             f"layers) asks for. Use weights and {CONFIG} of one and the same model{hint}.")
+        # A tied head is stored twice by some tools, rotary frequencies by old ones; both say nothing new.
+        known = {LM_HEAD} if config.tie_word_embeddings else set()
+        surplus = sorted(x for x in set(self.files) - expected - known if not x.endswith("rotary_emb.inv_freq"))
+        if surplus:
+            raise ValueError(f"{self.paths[surplus[0]]} holds tensor {surplus[0]}{_more(surplus)}, for which a {config.model_type} decoder "
+                             f"of {config.num_hidden_layers} layers has no place. Use weights and {CONFIG} of one and the same model.")
+
+    def read(self, name: str, shape: tuple[int, ...], dtype: str) -> np.ndarray:
+        part = self.files[name].get_slice(name)
+        stored, found = part.get_dtype(), tuple(part.get_shape())
+        if found != shape:
+            raise ValueError(f"{self.paths[name]}: tensor {name} has shape {found}, must be {shape} by {CONFIG}. Use weights and {CONFIG} "
+                             "of one and the same model.")
+        if stored not in STORED_DTYPES:
+            raise ValueError(f"{self.paths[name]}: tensor {name} is stored as {stored}, must be one of {', '.join(STORED_DTYPES)}. Use "
+                             "the model's unquantised weights.")
+        return self.files[name].get_tensor(name).astype(jnp.dtype(dtype), copy=False)
+
+
+def _more(names: list[str]) -> str:
+    return f" and {len(names) - 1} more" if len(names) > 1 else ""
+
+
+def _positive(fields: Mapping[str, Any], name: str, where: str, default: int | None = None) -> int:
+    value = fields.get(name)
+    value = default if value is None else value
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{where}: {name} is {value!r}, must be a whole number above 0. Correct the file, or copy it again.")
+    return value
+
+
+def _folder(folder: str | os.PathLike) -> pathlib.Path:
+    path = pathlib.Path(folder)
+    if not path.is_dir():
+        raise FileNotFoundError(f"backbone folder {str(folder)!r} does not exist. Name a local folder with config.json and "
+                                "model.safetensors; for a model of the Hub, `hf download OWNER/NAME --local-dir FOLDER` makes one.")
+    return path
+
+
+def _read_json(path: pathlib.Path, purpose: str) -> dict[str, Any]:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing: {purpose}. Copy it there.")
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # not JSON, or not UTF-8
+        raise ValueError(f"{path} is no JSON: {error}. It is truncated or damaged: copy it again.") from None
+    if not isinstance(fields, dict):
+        raise ValueError(f"{path} holds a JSON {type(fields).__name__}, must hold an object. Copy it again.")
+    return fields
+
+
+def _replace(path: pathlib.Path, write: Callable[[pathlib.Path], Any]) -> None:
+    """Writes beside `path` and renames."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        write(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,222 @@
+"""`TextGraph`: layers of language-model nodes and who reads whom. Static data, no parameters, nothing of RL.
+
+>>> graph = text_graph("4-2-1", message_tokens=3)
+>>> print(graph)
+4-2-1
+>>> graph.layers[1].reads      # the second layer reads the first
+(0,)
+>>> text_graph("2-2-1", reads="all").layers[2].reads
+(0, 1)
+
+Nodes are numbered from 0, layer by layer. The *slot* of a node (its row in the adapter bank) is a map apart from the graph:
+see `node_slots`.
+"""
+
+import dataclasses
+import re
+from collections.abc import Sequence
+
+VIEWS = ("all", "share", "common")
+
+
+@dataclasses.dataclass(frozen=True)
+class Layer:
+    """Nodes that run side by side.
+
+    Attributes:
+      width: number of nodes.
+      message_tokens: most tokens a node writes, its end token included (2 or more).
+      reads: indices of the earlier layers whose messages every node of this layer may read.
+      view: what of the question a node sees: "all"; its "share" of a question in parts; only what is "common" to the parts.
+      edges: None (every node reads every sender), or one row per node of this layer with one bool per sender, senders in the
+        order of `reads`.
+    """
+
+    width: int
+    message_tokens: int
+    reads: tuple[int, ...] = ()
+    view: str = "all"
+    edges: tuple[tuple[bool, ...], ...] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class TextGraph:
+    """Layers of nodes; the last layer is the readout. Frozen and hashable: static under `jit`.
+
+    Raises:
+      ValueError: a layer is empty, reads itself, a later layer or none, or its edges have the wrong shape.
+    """
+
+    layers: tuple[Layer, ...]
+
+    def __post_init__(self):
+        if not self.layers:
+            raise ValueError("a graph needs at least one layer; write one as text_graph('4-2-1')")
+        for number, layer in enumerate(self.layers):
+            name = f"layer {number} of {self}"
+            if layer.width < 1:
+                raise ValueError(f"{name} has width {layer.width}; a layer has 1 node or more")
+            if layer.message_tokens < 2:
+                raise ValueError(
+                    f"{name} has message_tokens {layer.message_tokens}; 2 or more are needed (one token and the end token)"
+                )
+            if layer.view not in VIEWS:
+                raise ValueError(f"{name} has view {layer.view!r}; allowed are {', '.join(VIEWS)}")
+            if list(layer.reads) != sorted(set(layer.reads)):
+                raise ValueError(f"{name} reads {layer.reads}; name each earlier layer once, in increasing order")
+            wrong = [source for source in layer.reads if not 0 <= source < number]
+            if wrong:
+                allowed = f"0 to {number - 1}" if number else "none (the first layer reads only the question)"
+                raise ValueError(f"{name} reads layer {wrong[0]}, itself or a later one; allowed are {allowed}")
+            if number and not layer.reads:
+                raise ValueError(f"{name} reads no layer, so nothing before it can reach it; let it read one of 0 to {number - 1}")
+            if layer.edges is not None:
+                senders = sum(self.layers[source].width for source in layer.reads)
+                shape = (len(layer.edges), sorted({len(row) for row in layer.edges}))
+                if shape != (layer.width, [senders]):
+                    raise ValueError(f"{name} has edges of shape {shape}; needed are {layer.width} rows of {senders} senders")
+        unread = set(range(len(self.layers) - 1)) - {source for layer in self.layers for source in layer.reads}
+        if unread:
+            raise ValueError(f"no layer of {self} reads layer {min(unread)}; its messages would reach nobody")
+
+    @property
+    def size(self) -> int:
+        """Number of nodes."""
+        return sum(layer.width for layer in self.layers)
+
+    @property
+    def rounds(self) -> int:
+        """Layers that must wait for each other: sequential calls per question."""
+        return len(self.layers)
+
+    @property
+    def message_tokens(self) -> int:
+        """Largest message length of any layer."""
+        return max(layer.message_tokens for layer in self.layers)
+
+    @property
+    def token_budget(self) -> int:
+        """Most tokens all nodes write for one question."""
+        return sum(layer.width * layer.message_tokens for layer in self.layers)
+
+    def nodes(self, layer: int) -> range:
+        """Node numbers of a layer."""
+        first = sum(before.width for before in self.layers[:layer])
+        return range(first, first + self.layers[layer].width)
+
+    def place(self, node: int) -> tuple[int, int]:
+        """(layer, index in the layer) of a node, both from 0."""
+        for number in range(len(self.layers)):
+            if node in self.nodes(number):
+                return number, node - self.nodes(number).start
+        raise ValueError(f"node {node} is not in {self}; allowed are 0 to {self.size - 1}")
+
+    def senders(self, layer: int) -> tuple[int, ...]:
+        """Node numbers that a layer may read, in the fixed order of its inbox."""
+        return tuple(node for source in self.layers[layer].reads for node in self.nodes(source))
+
+    def edge_mask(self, layer: int) -> tuple[tuple[bool, ...], ...]:
+        """One row per node of the layer, one bool per sender."""
+        edges = self.layers[layer].edges
+        return edges if edges is not None else ((True,) * len(self.senders(layer)),) * self.layers[layer].width
+
+    def views(self) -> tuple[tuple[str, int], ...]:
+        """The distinct (view, share) pairs that the nodes see; share is 0 unless the view is "share"."""
+        return tuple(dict.fromkeys(self.view_of(node) for node in range(self.size)))
+
+    def view_of(self, node: int) -> tuple[str, int]:
+        layer, index = self.place(node)
+        view = self.layers[layer].view
+        return (view, index if view == "share" else 0)
+
+    def __str__(self) -> str:
+        return "-".join(str(layer.width) for layer in self.layers)
+
+    def draw(self) -> str:
+        """The graph as lines of text: each layer, what it reads and writes."""
+        lines = []
+        for number, layer in enumerate(self.layers):
+            nodes = self.nodes(number)
+            reads = "question" if layer.view == "all" else f"question ({layer.view})"
+            for source in layer.reads:
+                reads += f" + layer {source + 1}"
+            if layer.edges is not None:
+                kept = sum(sum(row) for row in layer.edges)
+                reads += f" ({kept} of {layer.width * len(self.senders(number))} edges)"
+            role = "readout" if number == len(self.layers) - 1 else "layer"
+            boxes = " ".join(f"[{node}]" for node in nodes)
+            lines.append(f"{role:>7} {number + 1}: {boxes:<{4 * max(x.width for x in self.layers)}}  reads {reads}; "
+                         f"writes {layer.message_tokens} tokens")
+        return "\n".join(lines)
+
+
+def text_graph(
+    topology: str,
+    message_tokens: int | Sequence[int] = 16,
+    reads: str | Sequence[Sequence[int]] = "previous",
+    view: str | Sequence[str] = "all",
+    edges: Sequence | None = None,
+) -> TextGraph:
+    """Builds a graph from its written form.
+
+    Args:
+      topology: widths joined by "-", first layer first, such as "4-2-1".
+      message_tokens: most tokens of a message; one number, or one per layer.
+      reads: "previous", "all" (every earlier layer), or one sequence of earlier layers per layer.
+      view: "all", "share" or "common"; one word, or one per layer.
+      edges: None, or per layer None or rows of bools (see `Layer.edges`).
+
+    Raises:
+      ValueError: with the offending value and the allowed ones.
+    """
+    if not isinstance(topology, str) or not re.fullmatch(r"[1-9][0-9]*(-[1-9][0-9]*)*", topology):
+        raise ValueError(
+            f"topology {topology!r} is not a graph; write the width of each layer, 1 or more, joined by '-', such as '4-2-1'"
+        )
+    widths = [int(width) for width in topology.split("-")]
+
+    def per_layer(name, value, single):
+        values = [value] * len(widths) if isinstance(value, single) else list(value)
+        if len(values) != len(widths):
+            raise ValueError(f"{name} has {len(values)} entries for the {len(widths)} layers of {topology}; give one, or one per layer")
+        return values
+
+    if isinstance(reads, str):
+        rules = {"previous": lambda n: (n - 1,) if n else (), "all": lambda n: tuple(range(n))}
+        if reads not in rules:
+            raise ValueError(f"reads={reads!r}; allowed are 'previous', 'all', or one sequence of layers per layer")
+        reads = [rules[reads](number) for number in range(len(widths))]
+    edges = per_layer("edges", edges, type(None))
+    return TextGraph(tuple(
+        Layer(width, tokens, tuple(source), seen, None if mask is None else tuple(tuple(map(bool, row)) for row in mask))
+        for width, tokens, source, seen, mask in zip(
+            widths, per_layer("message_tokens", message_tokens, int), per_layer("reads", reads, str),
+            per_layer("view", view, str), edges)
+    ))
+
+
+def node_slots(graph: TextGraph, sharing: str | Sequence[int] = "per_node") -> tuple[int, ...]:
+    """The slot of every node: its row in the adapter bank.
+
+    Args:
+      graph: the graph.
+      sharing: "per_node", "per_layer", "shared" (one slot for all), or one slot number per node.
+
+    Raises:
+      ValueError: unknown word, wrong length, or slots that are not 0..k-1 with none left out.
+    """
+    named = {
+        "per_node": tuple(range(graph.size)),
+        "per_layer": tuple(graph.place(node)[0] for node in range(graph.size)),
+        "shared": (0,) * graph.size,
+    }
+    if isinstance(sharing, str):
+        if sharing not in named:
+            raise ValueError(f"slots={sharing!r}; allowed are {', '.join(named)}, or one slot number per node")
+        return named[sharing]
+    slots = tuple(int(slot) for slot in sharing)
+    if len(slots) != graph.size:
+        raise ValueError(f"the slot map has {len(slots)} entries; {graph} has {graph.size} nodes, so give {graph.size} slot numbers")
+    if sorted(set(slots)) != list(range(max(slots) + 1)):
+        raise ValueError(f"the slot map {slots} leaves slots out; number them 0 to {len(set(slots)) - 1}")
+    return slots

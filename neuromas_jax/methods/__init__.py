@@ -1,0 +1,94 @@
+"""What a trained graph is compared with, all over the same rollout, prompts, parser and accounting.
+
+A method is a graph, a slot map and a rank: no method has a loop of its own. Where one method only evaluates what another has
+trained, `trained_as` names it.
+"""
+
+import dataclasses
+
+from neuromas_jax.config import Config, FamilyConfig
+from neuromas_jax.graph import TextGraph, node_slots, text_graph
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """One row of the table.
+
+    Attributes:
+      name: its name.
+      graph: what runs.
+      slots: adapter slot of every node.
+      ranks: rank of every slot.
+      trained_as: the method whose adapters it uses; None for the untrained graph.
+      messages: "kept", "blanked" or "shuffled" between layers.
+      votes: answers per question that are counted; 1 for a greedy answer.
+    """
+
+    name: str
+    graph: TextGraph
+    slots: tuple[int, ...]
+    ranks: tuple[int, ...]
+    trained_as: str | None
+    messages: str = "kept"
+    votes: int = 1
+
+    @property
+    def calls(self) -> int:
+        """Model calls per question."""
+        return self.graph.size * self.votes
+
+    @property
+    def rounds(self) -> int:
+        """Calls that must wait for each other; votes run side by side."""
+        return self.graph.rounds
+
+
+METHODS = (
+    "graph", "graph_untrained", "graph_shared_adapter", "graph_blanked", "graph_shuffled", "single_equal_parameters",
+    "single_equal_tokens", "chain_equal_calls", "vote_equal_tokens",
+)
+
+
+def check_methods(names) -> None:
+    """Raises ValueError for an unknown or repeated method."""
+    for name in names:
+        if name not in METHODS:
+            raise ValueError(f"unknown method {name!r}; allowed are {', '.join(METHODS)}")
+    if len(set(names)) != len(names) or not names:
+        raise ValueError(f"methods {tuple(names)}; name one or more, each once")
+
+
+def make_method(name: str, config: Config, family: FamilyConfig) -> Method:
+    """Builds a method for one family.
+
+    - `graph`: the config's graph, one adapter per slot of rank r.
+    - `graph_untrained`: the same with new adapters: the bare backbone in every node.
+    - `graph_shared_adapter`: one slot for all nodes, of rank r times the number of slots: equal total rank.
+    - `graph_blanked`, `graph_shuffled`: the trained graph whose readers find empty messages, or those of another question.
+    - `single_equal_parameters`: one call, a message as long as the readout's, one adapter of the total rank.
+    - `single_equal_tokens`: one call whose one message has the whole graph's token budget; the total rank.
+    - `chain_equal_calls`: one agent (one adapter of the total rank) called as often as the graph has nodes, each call reading
+      all its earlier messages.
+    - `vote_equal_tokens`: majority of as many sampled answers of `single_equal_parameters` as the graph has nodes.
+    """
+    check_methods([name])
+    options = config.graph
+    graph = text_graph(options.topology, family.message_tokens, options.reads, family.view, options.edges)
+    slots = node_slots(graph, options.slots)
+    rank = config.adapters.rank
+    total = (rank * (max(slots) + 1),)
+    last = graph.layers[-1].message_tokens
+    if name.startswith("graph"):
+        if name == "graph_shared_adapter":
+            return Method(name, graph, node_slots(graph, "shared"), total, name)
+        ranks = (rank,) * (max(slots) + 1)
+        messages = {"graph_blanked": "blanked", "graph_shuffled": "shuffled"}.get(name, "kept")
+        return Method(name, graph, slots, ranks, None if name == "graph_untrained" else "graph", messages)
+    if name == "chain_equal_calls":
+        chain = text_graph("-".join("1" * graph.size), last, "all")
+        return Method(name, chain, node_slots(chain, "shared"), total, name)
+    length = graph.token_budget if name == "single_equal_tokens" else last
+    single = text_graph("1", length)
+    if name == "vote_equal_tokens":
+        return Method(name, single, (0,), total, "single_equal_parameters", votes=graph.size)
+    return Method(name, single, (0,), total, name)

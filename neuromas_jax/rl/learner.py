@@ -1,0 +1,73 @@
+"""The learner's view of episodes: the distributions behind every written token, recomputed so that they can be differentiated."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from neuromas_jax.backbone.adapters import Bank, take_slots
+from neuromas_jax.backbone.decoder import Backbone
+from neuromas_jax.rollout.distribution import log_distribution
+from neuromas_jax.rollout.episodes import Episodes, Program
+from neuromas_jax.rollout.sampler import count, reader
+
+
+def message_states(
+    program: Program, backbone: Backbone, bank: Bank | None, episodes: Episodes
+) -> tuple[Float[Array, "N B G M D"], ...]:
+    """Hidden states that predict each message token, one array per layer.
+
+    Shared blocks are read once per node and question, forward and backward, for all G episodes. Only message positions come
+    out, so the logits are `[N, B, G, M, V]` and never `[rows, T, V]`.
+
+    Args:
+      program: the graph and its slots.
+      backbone: the frozen decoder.
+      bank: adapters of every slot, or None for the bare backbone.
+      episodes: what every node read and wrote.
+    """
+    read = reader(backbone, program.lora_scale, adapted=bank is not None)
+
+    def adapters(slots):
+        return None if bank is None else take_slots(bank, slots)
+
+    tokens = jnp.concatenate([layer.shared for layer in episodes])
+    valid = jnp.concatenate([layer.shared_valid for layer in episodes])
+    with jax.named_scope("shared"):
+        hidden, shared = read(adapters(program.slots), tokens, valid, jnp.zeros(tokens.shape[:3], jnp.int32), ())
+    states = []
+    for number, layer in enumerate(episodes):
+        with jax.named_scope(f"layer{number}"):
+            rows = slice(program.graph.nodes(number).start, program.graph.nodes(number).stop)
+            own_tokens = layer.own.shape[-1]
+            local, _ = read(
+                adapters(program.layer_slots(number)),
+                jnp.concatenate([layer.own, layer.message[..., :-1]], axis=-1),
+                jnp.concatenate([layer.own_valid, layer.live[..., :-1]], axis=-1),
+                jnp.broadcast_to(count(layer.shared_valid), layer.fired.shape),
+                (jax.tree.map(lambda x: x[rows], shared),),
+            )
+            if own_tokens:
+                states.append(local[..., own_tokens - 1 :, :])
+            else:
+                first = jnp.broadcast_to(hidden[rows, ..., -1:, :], (*layer.fired.shape, 1, hidden.shape[-1]))
+                states.append(jnp.concatenate([first, local], axis=-2))
+    return tuple(states)
+
+
+def message_distributions(
+    program: Program, backbone: Backbone, bank: Bank | None, episodes: Episodes
+) -> tuple[Float[Array, "N B G M V"], ...]:
+    """Log-distribution over the vocabulary at every message position, one array per layer."""
+    states = message_states(program, backbone, bank, episodes)
+    return tuple(log_distribution(backbone.logits(state), program.sampling) for state in states)
+
+
+def written_log_probs(
+    program: Program, backbone: Backbone, bank: Bank | None, episodes: Episodes
+) -> tuple[Float[Array, "N B G M"], ...]:
+    """Log-probability of each written token, 0 where not live, one array per layer."""
+    found = []
+    for log_probs, layer in zip(message_distributions(program, backbone, bank, episodes), episodes):
+        chosen = jnp.take_along_axis(log_probs, layer.message[..., None], axis=-1)[..., 0]
+        found.append(jnp.where(layer.live, chosen, 0.0))
+    return tuple(found)

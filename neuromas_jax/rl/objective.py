@@ -1,0 +1,77 @@
+"""The loss of one graph layer, without side effects: parameters and data in, loss and sums out."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from neuromas_jax.rollout.episodes import LayerEpisodes
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective:
+    """What is maximised: reward by REINFORCE, and two optional terms.
+
+    Attributes:
+      credit: name of the rule in `rl.credit`.
+      entropy_bonus: weight of the mean entropy of each message token's distribution.
+      kl_penalty: weight of the divergence KL(adapted || bare backbone) of each message token, over the whole vocabulary.
+    """
+
+    credit: str = "leave_one_out"
+    entropy_bonus: float = 0.0
+    kl_penalty: float = 0.0
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class LayerSums:
+    """Sums over a layer's live message tokens, per node: divide by `tokens` for means that stay right under accumulation."""
+
+    tokens: Float[Array, "N"]
+    entropy: Float[Array, "N"]
+    kl: Float[Array, "N"]
+    log_prob_gap: Float[Array, "N"]  # largest |learner - sampler| log-probability
+
+
+def layer_loss(
+    objective: Objective,
+    log_probs: Float[Array, "N B G M V"],
+    bare: Float[Array, "N B G M V"] | None,
+    episodes: LayerEpisodes,
+    advantages: Float[Array, "B G"],
+) -> tuple[Float[Array, "N"], LayerSums]:
+    """Loss of every node of a layer.
+
+    loss_n = -1 / (B G) * sum over questions, episodes and tokens of advantage * log-probability. The divisor is a constant:
+    neither message length nor node count weighs an episode up or down. On-policy, one step: the ratio to the sampler is 1.
+
+    Args:
+      objective: weights of the terms.
+      log_probs: the learner's distribution at every message position; differentiated.
+      bare: the same under the bare backbone; needed for `kl_penalty` only.
+      episodes: what the layer wrote.
+      advantages: one number per question and episode.
+
+    Returns:
+      One loss per node (their sum is differentiated), and sums for the metrics.
+    """
+    live = episodes.live.astype(log_probs.dtype)
+    chosen = jnp.take_along_axis(log_probs, episodes.message[..., None], axis=-1)[..., 0]
+    episodes_count = advantages.size
+    fired = episodes.fired.astype(log_probs.dtype)
+    loss = -(chosen * live * (advantages * fired)[..., None]).sum(axis=(1, 2, 3)) / episodes_count
+    entropy = -(jnp.exp(log_probs) * log_probs).sum(axis=-1)
+    if objective.entropy_bonus:
+        loss = loss - objective.entropy_bonus * (entropy * live).sum(axis=(1, 2, 3)) / episodes_count
+    kl = jnp.zeros_like(entropy)
+    if objective.kl_penalty:
+        kl = (jnp.exp(log_probs) * (log_probs - bare)).sum(axis=-1)
+        loss = loss + objective.kl_penalty * (kl * live).sum(axis=(1, 2, 3)) / episodes_count
+
+    def total(x):
+        return jax.lax.stop_gradient((x * live).sum(axis=(1, 2, 3)))
+
+    gap = jax.lax.stop_gradient(jnp.abs((chosen - episodes.log_probs) * live).max(axis=(1, 2, 3)))
+    return loss, LayerSums(live.sum(axis=(1, 2, 3)), total(entropy), total(kl), gap)

@@ -1,0 +1,137 @@
+"""The pure update: `(state, batch) -> (state, metrics)`. One gradient step on every slot that wrote something worth learning from."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+import optax
+
+from neuromas_jax.backbone.adapters import Bank
+from neuromas_jax.backbone.decoder import Backbone
+from neuromas_jax.rl.credit import advantages, informative
+from neuromas_jax.rl.learner import message_distributions
+from neuromas_jax.rl.objective import LayerSums, Objective, layer_loss
+from neuromas_jax.rollout.episodes import Episodes, Program
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimizer:
+    """Adam with clipping, one independent copy per slot.
+
+    Attributes:
+      learning_rate: default step size; the state carries one per slot, so slots may differ.
+      clip: largest gradient norm of one slot.
+      b1, b2, eps: Adam's constants.
+    """
+
+    learning_rate: float = 2e-3
+    clip: float = 1.0
+    b1: float = 0.9
+    b2: float = 0.95
+    eps: float = 1e-8
+
+    def transform(self) -> optax.GradientTransformation:
+        """The transform of one slot, without the learning rate."""
+        return optax.chain(optax.clip_by_global_norm(self.clip), optax.scale_by_adam(self.b1, self.b2, self.eps))
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class LearnerState:
+    """All that an update changes.
+
+    Attributes:
+      bank: adapters `[S, ...]`.
+      moments: optax state of every slot, leading axis S.
+      learning_rate: step size of every slot.
+    """
+
+    bank: Bank
+    moments: optax.OptState
+    learning_rate: Float[Array, "S"]
+
+
+def init_learner(optimizer: Optimizer, bank: Bank) -> LearnerState:
+    slots = jax.tree.leaves(bank)[0].shape[0]
+    return LearnerState(bank, jax.vmap(optimizer.transform().init)(bank), jnp.full((slots,), optimizer.learning_rate, jnp.float32))
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class UpdateMetrics:
+    """Numbers of one update; nodes run over the whole graph (X), slots over the bank (S)."""
+
+    loss: Float[Array, "X"]
+    gradient_norm: Float[Array, "S"]
+    moved: Bool[Array, "S"]
+    layers: tuple[LayerSums, ...]
+    informative: Float[Array, ""]  # share of groups with variance
+
+
+def loss_of_bank(objective: Objective, program: Program, backbone: Backbone, bank: Bank, episodes: Episodes, credit: Float[Array, "B G"]):
+    """Sum of all nodes' losses, with (per-node losses, per-layer sums) beside it."""
+    learned = message_distributions(program, backbone, bank, episodes)
+    bare = (None,) * len(episodes)
+    if objective.kl_penalty:
+        bare = jax.lax.stop_gradient(message_distributions(program, backbone, None, episodes))
+    losses, sums = [], []
+    for log_probs, reference, layer in zip(learned, bare, episodes):
+        loss, layer_sums = layer_loss(objective, log_probs, reference, layer, credit)
+        losses.append(loss)
+        sums.append(layer_sums)
+    losses = jnp.concatenate(losses)
+    return losses.sum(), (losses, tuple(sums))
+
+
+def live_slots(program: Program, episodes: Episodes, weight: Bool[Array, "B"]) -> Bool[Array, "S"]:
+    """Slots with a live row: some node on the slot fired in a group that carries weight in the loss."""
+    fired = jnp.concatenate([(layer.fired & weight[:, None]).any(axis=(1, 2)) for layer in episodes])
+    live = jnp.zeros((max(program.slots) + 1,), bool)
+    return live.at[jnp.asarray(program.slots)].max(fired)
+
+
+def update(
+    objective: Objective,
+    optimizer: Optimizer,
+    program: Program,
+    backbone: Backbone,
+    state: LearnerState,
+    episodes: Episodes,
+    rewards: Float[Array, "B G"],
+) -> tuple[LearnerState, UpdateMetrics]:
+    """One step of policy gradient on all nodes. Pure; jit it with the first three arguments static and `state` donated.
+
+    A slot's parameters, moments and step count change only if it had a live row: stale Adam moments would move it even on a
+    zero gradient.
+
+    Args:
+      objective: credit rule and optional terms.
+      optimizer: Adam's constants.
+      program: what produced the episodes.
+      backbone: the frozen decoder.
+      state: adapters, moments, learning rates.
+      episodes: one rollout batch.
+      rewards: one per question and episode.
+    """
+    credit = advantages(objective.credit, rewards)
+    (_, (losses, sums)), gradient = jax.value_and_grad(
+        lambda bank: loss_of_bank(objective, program, backbone, bank, episodes, credit), has_aux=True
+    )(state.bank)
+    with_variance = informative(rewards)
+    regularised = bool(objective.entropy_bonus or objective.kl_penalty)  # these terms weigh every group
+    live = live_slots(program, episodes, with_variance | regularised)
+    norms = jax.vmap(optax.global_norm)(gradient)
+    direction, moments = jax.vmap(optimizer.transform().update)(gradient, state.moments)
+
+    def where_live(new, old):
+        return jnp.where(live.reshape(-1, *(1,) * (new.ndim - 1)), new, old)
+
+    def stepped(parameter, step):
+        rate = state.learning_rate.reshape(-1, *(1,) * (parameter.ndim - 1))
+        return parameter - (rate * step).astype(parameter.dtype)
+
+    bank = jax.tree.map(where_live, jax.tree.map(stepped, state.bank, direction), state.bank)
+    moments = jax.tree.map(where_live, moments, state.moments)
+    metrics = UpdateMetrics(losses, norms, live, sums, with_variance.mean(dtype=jnp.float32))
+    return LearnerState(bank, moments, state.learning_rate), metrics

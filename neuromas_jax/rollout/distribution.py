@@ -1,0 +1,98 @@
+"""The one distribution over next tokens that sampler, learner and KL all use."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+import numpy as np
+
+from neuromas_jax.text.tokenizer import Tokenizer
+
+FORBIDDEN = -1e30
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+    """How messages are sampled; static under `jit`.
+
+    Attributes:
+      end_id: the token that ends a message. It is sampled and scored, and never travels along an edge.
+      forbidden: ids that no message may hold: every added token but the end, and ids beyond the tokenizer's vocabulary.
+      temperature: divides the logits.
+    """
+
+    end_id: int
+    forbidden: tuple[int, ...] = ()
+    temperature: float = 1.0
+
+
+def make_sampling(tokenizer: Tokenizer, vocab_size: int, temperature: float = 1.0) -> Sampling:
+    """Sampling rules for a tokenizer over a backbone with `vocab_size` logits.
+
+    Raises:
+      ValueError: temperature not above 0, or a tokenizer with more ids than the backbone has embeddings.
+    """
+    if not temperature > 0:
+        raise ValueError(f"temperature {temperature}; it must be above 0 (for the most likely token, evaluate greedily)")
+    if tokenizer.vocab_size > vocab_size:
+        raise ValueError(
+            f"the tokenizer knows {tokenizer.vocab_size} ids but the backbone has only {vocab_size} embeddings; "
+            "use the tokenizer that belongs to the backbone"
+        )
+    added = {token for token in tokenizer.added_ids if token != tokenizer.end_id}
+    return Sampling(tokenizer.end_id, tuple(sorted(added | set(range(tokenizer.vocab_size, vocab_size)))), temperature)
+
+
+def log_distribution(logits: Float[Array, "... V"], sampling: Sampling) -> Float[Array, "... V"]:
+    """Log-probabilities of the next token; forbidden ids have probability zero."""
+    allowed = np.ones(logits.shape[-1], bool)
+    allowed[list(sampling.forbidden)] = False
+    return jax.nn.log_softmax(jnp.where(jnp.asarray(allowed), logits / sampling.temperature, FORBIDDEN), axis=-1)
+
+
+def row_uniforms(key, nodes: int, questions: Int[Array, "B"], group: int, length: int) -> Float[Array, "X B G M"]:
+    """One uniform number per node, question, episode and position.
+
+    Each number folds its own coordinates into the key, so it does not depend on batch layout, mesh or process count. All are
+    drawn at once: the generator's code then stands once in the compiled program.
+    """
+
+    def number(node, question, episode, position):
+        row = jax.random.fold_in(jax.random.fold_in(jax.random.fold_in(key, node), question), episode)
+        return jax.random.uniform(jax.random.fold_in(row, position), ())
+
+    over_positions = jax.vmap(number, (None, None, None, 0))
+    over_episodes = jax.vmap(over_positions, (None, None, 0, None))
+    over_questions = jax.vmap(over_episodes, (None, 0, None, None))
+    over_nodes = jax.vmap(over_questions, (0, None, None, None))
+    return over_nodes(jnp.arange(nodes), questions, jnp.arange(group), jnp.arange(length))
+
+
+def draw(log_probs: Float[Array, "N B G V"], uniform: Float[Array, "N B G"], greedy: Bool[Array, ""]) -> Int[Array, "N B G"]:
+    """The next token of every row: the most likely one if `greedy`, else a sample by inverting the cumulative distribution.
+
+    The inversion runs over blocks of the vocabulary, then inside one block, since a running sum
+    over the whole vocabulary is the slowest part of a small model's step.
+    """
+    vocabulary = log_probs.shape[-1]
+    width = int(np.ceil(vocabulary**0.5))
+    spare = -vocabulary % width
+    chances = jnp.exp(jnp.pad(log_probs, [(0, 0)] * (log_probs.ndim - 1) + [(0, spare)], constant_values=FORBIDDEN))
+    chances = chances.reshape(*log_probs.shape[:-1], -1, width)
+    blocks = chances.sum(axis=-1)
+    threshold = uniform * blocks.sum(axis=-1)
+    block, below = _invert(blocks, threshold)
+    inside = jnp.take_along_axis(chances, block[..., None, None], axis=-2)[..., 0, :]
+    sample = block * width + _invert(inside, threshold - below)[0]
+    return jnp.where(greedy, jnp.argmax(log_probs, axis=-1).astype(jnp.int32), sample)
+
+
+def _invert(chances: Float[Array, "... V"], threshold: Float[Array, "..."]) -> tuple[Int[Array, "..."], Float[Array, "..."]]:
+    """First index whose running sum passes the threshold, never one of chance zero; and the sum before it."""
+    running = jnp.cumsum(chances, axis=-1)
+    numbers = jnp.arange(chances.shape[-1], dtype=jnp.int32)
+    last_possible = jnp.max(jnp.where(chances > 0, numbers, 0), axis=-1)  # rounding may carry the threshold past the end
+    index = jnp.minimum(jnp.sum(running <= threshold[..., None], axis=-1, dtype=jnp.int32), last_possible)
+    before = jnp.take_along_axis(running - chances, index[..., None], axis=-1)[..., 0]
+    return index, before

@@ -1,0 +1,127 @@
+"""One pass of a whole graph as one XLA program. Messages move between layers as token ids and never leave the device."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from neuromas_jax.backbone.adapters import Bank, take_slots
+from neuromas_jax.backbone.decoder import Backbone
+from neuromas_jax.rollout.distribution import row_uniforms
+from neuromas_jax.rollout.episodes import Episodes, LayerEpisodes, Program, Questions
+from neuromas_jax.rollout.interventions import Interventions
+from neuromas_jax.rollout.sampler import reader, sample_layer
+from neuromas_jax.text.prompt import own_block, shared_block
+
+
+def rollout(
+    program: Program,
+    backbone: Backbone,
+    bank: Bank,
+    questions: Questions,
+    interventions: Interventions,
+    key: jax.Array,
+    greedy: jax.Array | bool = False,
+) -> Episodes:
+    """Runs the graph on a batch of questions, `program.group` episodes each. Pure; jit it with `program` static.
+
+    Args:
+      program: graph, slots, prompts, sampling rules, group size.
+      backbone: the frozen decoder that all nodes share.
+      bank: adapters of every slot.
+      questions: ids per distinct view.
+      interventions: what is done to messages; `no_interventions` for a normal run.
+      key: the key of this step. Rows fold in their node, question and episode.
+      greedy: write the most likely tokens instead of samples.
+
+    Returns:
+      One `LayerEpisodes` per layer.
+    """
+    graph, group = program.graph, program.group
+    batch = questions.tokens.shape[1]
+    uniforms = row_uniforms(key, graph.size, questions.index, group, graph.message_tokens)
+    with jax.named_scope("shared"):  # the shared blocks of all nodes at once: they wait for no message
+        shared = shared_blocks(program, questions)
+        hidden, shared_kv = reader(backbone, program.lora_scale)(
+            take_slots(bank, program.slots), *shared, jnp.zeros((graph.size, batch, 1), jnp.int32), ())
+        hidden = hidden[..., -1:, :]
+    episodes, written = [], []  # written: per layer, (messages as read [N, B, G, M], mask)
+    for number, (layer, prompt) in enumerate(zip(graph.layers, program.prompts)):
+        with jax.named_scope(f"layer{number}"):
+            nodes = np.asarray(graph.nodes(number))
+            senders = graph.senders(number)
+            if senders:
+                ids, mask = _inbox([written[source] for source in layer.reads])
+                wired = jnp.asarray(graph.edge_mask(number))[..., None, None]
+                shown = interventions.shown[nodes][:, np.asarray(senders)] & wired
+                own = own_block(prompt, ids, mask, shown)
+            else:
+                own = jnp.zeros((len(nodes), batch, group, 0), jnp.int32), jnp.zeros((len(nodes), batch, group, 0), bool)
+            forced = (interventions.force[nodes], interventions.given[nodes, ..., : layer.message_tokens], interventions.given_length[nodes])
+            message, live, log_probs = sample_layer(
+                backbone, take_slots(bank, program.layer_slots(number)), program.lora_scale,
+                jax.tree.map(lambda x: x[nodes[0] : nodes[-1] + 1], (hidden, shared_kv)), own, forced,
+                uniforms[nodes, ..., : layer.message_tokens], jnp.asarray(greedy), program.sampling,
+            )
+            block = [x[nodes[0] : nodes[-1] + 1] for x in shared]
+            episodes.append(LayerEpisodes(*block, *own, message, live, log_probs, live[..., 0]))
+            written.append(_as_read(interventions, nodes, message, live, program.sampling.end_id))
+    return tuple(episodes)
+
+
+def shared_blocks(program: Program, questions: Questions):
+    """The shared block of every node `[X, B, 1, T]` and its mask, left-padded to one length for the whole graph."""
+    graph, views = program.graph, program.graph.views()
+    blocks = []
+    for number, prompt in enumerate(program.prompts):
+        seen = np.asarray([views.index(graph.view_of(node)) for node in graph.nodes(number)])
+        blocks.append(shared_block(prompt, questions.tokens[seen], questions.valid[seen]))
+    longest = max(tokens.shape[-1] for tokens, _ in blocks)
+
+    def fit(x):
+        return jnp.pad(x, ((0, 0),) * 3 + ((longest - x.shape[-1], 0),))
+
+    return tuple(jnp.concatenate([fit(block[i]) for block in blocks]) for i in range(2))
+
+
+def _inbox(layers: list):
+    """The messages of several layers as one list of senders `[K, B, G, M]`, padded to the longest."""
+    longest = max(ids.shape[-1] for ids, _ in layers)
+
+    def fit(x):
+        return jnp.pad(x, ((0, 0),) * 3 + ((0, longest - x.shape[-1]),))
+
+    return jnp.concatenate([fit(ids) for ids, _ in layers]), jnp.concatenate([fit(mask) for _, mask in layers])
+
+
+def _as_read(interventions: Interventions, nodes: np.ndarray, message, live, end_id: int):
+    """What readers find of a layer's messages `[N, B, G, M]`: the end token stripped, interventions applied."""
+    count, batch, group, length = message.shape
+    valid = live & (message != end_id)
+    source = interventions.source[nodes].reshape(count, batch * group, 1)
+
+    def fetched(x):
+        return jnp.take_along_axis(x.reshape(count, batch * group, length), source, axis=1).reshape(x.shape)
+
+    replaced = interventions.replace[nodes][..., None]
+    given_valid = jnp.arange(length) < interventions.given_length[nodes][..., None]
+    message = jnp.where(replaced, interventions.given[nodes][..., :length], fetched(message))
+    valid = jnp.where(replaced, given_valid, fetched(valid))
+    return message, valid & ~interventions.blank[nodes][..., None]
+
+
+def replay(interventions: Interventions, episodes: Episodes) -> Interventions:
+    """Forces every node to write what it wrote in these episodes: the same messages, scored again."""
+    longest = interventions.given.shape[-1]
+    given, length = [], []
+    for layer in episodes:
+        written = layer.live.sum(axis=-1, dtype=jnp.int32)
+        given.append(jnp.pad(layer.message, ((0, 0),) * 3 + ((0, longest - layer.message.shape[-1]),)))
+        length.append(written)
+    return dataclasses.replace(
+        interventions,
+        force=jnp.ones_like(interventions.force),
+        given=jnp.concatenate(given),
+        given_length=jnp.concatenate(length),
+    )

@@ -1,0 +1,111 @@
+"""Prefill and decode of one graph layer: every node, question and episode in one loop on the device."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from neuromas_jax.backbone.decoder import KV, Backbone
+from neuromas_jax.rollout.distribution import Sampling, draw, log_distribution
+
+
+def count(valid: Bool[Array, "... T"]) -> Int[Array, "..."]:
+    return valid.sum(axis=-1, dtype=jnp.int32)
+
+
+def reader(backbone: Backbone, scale: float, adapted: bool = True):
+    """The decoder mapped over nodes: each has its own adapter and rows, the backbone is shared.
+
+    `read(adapters, tokens [N, B, g, T], valid, start, past)` gives hidden states and keys and values. With `adapted=False`,
+    pass None for the adapters.
+    """
+    return jax.vmap(
+        lambda adapter, tokens, valid, start, past: backbone(tokens, valid, start, past, adapter, scale),
+        in_axes=(0 if adapted else None, 0, 0, 0, 0),
+    )
+
+
+def sample_layer(
+    backbone: Backbone,
+    adapters: dict,
+    scale: float,
+    shared: tuple[Array, KV],
+    own: tuple[Array, Array],
+    forced: tuple[Array, Array, Array],
+    uniforms: Float[Array, "N B G M"],
+    greedy: Bool[Array, ""],
+    sampling: Sampling,
+) -> tuple[Int[Array, "N B G M"], Bool[Array, "N B G M"], Array]:
+    """Writes the messages of one layer's nodes.
+
+    The shared block was read once per question (`read_shared`); the own block is read once per episode; then tokens are sampled
+    until every row has ended. The loop stands outside and `vmap` over nodes inside its body: a vmapped `while_loop` would select the whole cache at
+    every step.
+
+    Args:
+      backbone: the frozen decoder.
+      adapters: the layer's rows of the bank, `[N, L, ...]`.
+      scale: LoRA scale.
+      shared: last hidden state `[N, B, 1, 1, D]` of the shared block, and its keys and values.
+      own: tokens `[N, B, G, To]` and their mask; To = 0 in a layer without an inbox.
+      forced: (where `[N, B, G]`, ids `[N, B, G, M]`, length `[N, B, G]`): rows that write a given message.
+      uniforms: one number per row and position; their last axis is the message length M.
+      greedy: take the most likely tokens; an array, so that training and evaluation share a trace.
+      sampling: the one distribution.
+
+    Returns:
+      Message ids, which of them are live, and the log-probability of each live one.
+    """
+    nodes, batch, group, own_tokens = own[0].shape
+    message_tokens = uniforms.shape[-1]
+    read = reader(backbone, scale)
+    hidden, shared_kv = shared
+    before = jnp.broadcast_to(count(shared_kv.valid), (nodes, batch, group))  # real tokens read so far, per row
+    if own_tokens:
+        hidden, local = read(adapters, *own, before, (shared_kv,))
+        before = before + count(own[1])
+        room = ((0, 0),) * 4 + ((0, message_tokens - 1), (0, 0), (0, 0))
+        local = KV(jnp.pad(local.k, room), jnp.pad(local.v, room), jnp.pad(local.valid, room[1:5]))
+    else:
+        shape = list(shared_kv.k.shape)
+        shape[3:5] = group, message_tokens - 1
+        local = KV(jnp.zeros(shape, shared_kv.k.dtype), jnp.zeros(shape, shared_kv.v.dtype), jnp.zeros((nodes, batch, group, message_tokens - 1), bool))
+    forced_rows, forced_ids, forced_length = forced
+
+    def write(position, hidden):
+        """Samples the token at `position` from the last hidden state `[N, B, 1 or G, 1, D]`."""
+        log_probs = log_distribution(backbone.logits(hidden[..., -1, :]), sampling)
+        log_probs = jnp.broadcast_to(log_probs, (nodes, batch, group, log_probs.shape[-1]))
+        token = draw(log_probs, jax.lax.dynamic_index_in_dim(uniforms, position, 3, False), greedy)
+        given = jnp.where(position < forced_length, jax.lax.dynamic_index_in_dim(forced_ids, position, 3, False), sampling.end_id)
+        token = jnp.where(forced_rows, given, token)
+        return token, jnp.take_along_axis(log_probs, token[..., None], axis=-1)[..., 0]
+
+    first, first_log_prob = write(jnp.int32(0), hidden)
+    rest = ((0, 0),) * 3 + ((0, message_tokens - 1),)
+    tokens, scores = jnp.pad(first[..., None], rest), jnp.pad(first_log_prob[..., None], rest)
+    live = jnp.pad(jnp.ones((nodes, batch, group, 1), bool), rest)
+
+    def unfinished(carry):
+        position, _, _, _, ended, _ = carry
+        return (position < message_tokens) & ~jnp.all(ended)
+
+    def step(carry):
+        position, tokens, scores, live, ended, local = carry
+        last = jax.lax.dynamic_slice_in_dim(tokens, position - 1, 1, axis=3)
+        going = ~ended[..., None]
+        hidden, new = read(adapters, last, going, before + position - 1, (shared_kv, local))
+        at = own_tokens + position - 1
+        local = KV(
+            jax.lax.dynamic_update_slice_in_dim(local.k, new.k, at, axis=4),
+            jax.lax.dynamic_update_slice_in_dim(local.v, new.v, at, axis=4),
+            jax.lax.dynamic_update_slice_in_dim(local.valid, going, at, axis=3),
+        )
+        token, log_prob = write(position, hidden)
+        tokens = jax.lax.dynamic_update_slice_in_dim(tokens, jnp.where(ended, 0, token)[..., None], position, axis=3)
+        scores = jax.lax.dynamic_update_slice_in_dim(scores, jnp.where(ended, 0.0, log_prob)[..., None], position, axis=3)
+        live = jax.lax.dynamic_update_slice_in_dim(live, going, position, axis=3)
+        return position + 1, tokens, scores, live, ended | (token == sampling.end_id), local
+
+    ended = first == sampling.end_id
+    _, tokens, scores, live, _, _ = jax.lax.while_loop(unfinished, step, (jnp.int32(1), tokens, scores, live, ended, local))
+    return tokens, live, scores

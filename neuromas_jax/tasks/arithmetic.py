@@ -1,0 +1,81 @@
+"""Arithmetic in the wording of BBH multistep_arithmetic_two: `((-1 + 2 + 9 * 5) - (-2 + -4 + -4 * -7)) =`.
+
+Two brackets of k operands from -9 to 9, usual precedence, chains from the left. A partial solution does not help.
+Wording after Suzgun et al., BIG-Bench Hard (2022).
+"""
+
+from neuromas_jax.tasks.expression import LITERAL, Places, unreadable
+from neuromas_jax.tasks.modular import NAMES, OPERATORS
+from neuromas_jax.tasks.types import Question, Task
+
+MAX_LITERAL = 9
+DIGITS = tuple(map(str, range(MAX_LITERAL + 1)))
+FORM = "`((-1 + 2 + 9 * 5) - (-2 + -4 + -4 * -7)) =`: two brackets of operands from -9 to 9, operators + - *"
+
+
+def draw(rng, depth: int) -> str:
+    """Two brackets of `depth` operands."""
+    def bracket():
+        terms = [str(rng.randint(-MAX_LITERAL, MAX_LITERAL))]
+        for _ in range(depth - 1):
+            terms += [rng.choice(NAMES), str(rng.randint(-MAX_LITERAL, MAX_LITERAL))]
+        return f"({' '.join(terms)})"
+    return f"({bracket()} {rng.choice(NAMES)} {bracket()}) ="
+
+
+class _Parser:
+    """Recursive descent; each method returns (value, place)."""
+
+    def __init__(self, tokens: list[str]):
+        self.tokens, self.at, self.places, self.widest, self.width = tokens, 0, Places(), 0, 0
+
+    def total(self):
+        return self._chain(("+", "-"), self.product)
+
+    def product(self):
+        return self._chain(("*",), self.operand)
+
+    def _chain(self, words, operand):
+        value, place = operand()
+        while (word := self.tokens[self.at]) in words:
+            self.at += 1
+            mine = self.places.place()
+            other, other_place = operand()
+            value = OPERATORS[word](value, other)
+            place = self.places.close(mine, str(value), (place, other_place))
+        return value, place
+
+    def operand(self):
+        token = self.tokens[self.at]
+        self.at += 1
+        if token == "(":
+            outer, self.width = self.width, 0
+            value, place = self.total()
+            if self.tokens[self.at] != ")":
+                raise ValueError(self.tokens[self.at])
+            self.at += 1
+            self.widest, self.width = max(self.widest, self.width), outer
+            return value, place
+        if token.removeprefix("-") not in DIGITS:
+            raise ValueError(token)
+        self.width += 1
+        return int(token), LITERAL
+
+
+def read(text: str) -> Question:
+    """The question with its facts; raises ValueError on a text of another form."""
+    tokens = text.replace("(", " ( ").replace(")", " ) ").split()
+    parser = _Parser(tokens)
+    try:
+        value, _ = parser.total()
+        facts = parser.places.facts()
+    except (ValueError, IndexError, RecursionError) as error:
+        raise unreadable("arithmetic", text, FORM) from error
+    if tokens[parser.at:] != ["="]:
+        raise unreadable("arithmetic", text, FORM)
+    return Question(text, str(value), parser.widest, facts=facts)
+
+
+def make(depths=(2, 3, 4), weights=(0.15, 0.35, 0.50), held_out_depth=5) -> Task:
+    """Two brackets joined; depth is the number of operands in each."""
+    return Task("arithmetic", tuple(depths), tuple(weights), held_out_depth, (2, 12), 0.0, False, draw, read)

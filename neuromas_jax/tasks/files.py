@@ -1,0 +1,167 @@
+"""Questions from files: any JSONL with `question` and `answer`, and the packaged BBH files (evaluation only)."""
+
+import functools
+import gzip
+import json
+import random
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from neuromas_jax.tasks import arithmetic, boolean, navigate, splits
+from neuromas_jax.tasks.types import Question, Task
+from neuromas_jax.tasks.verify import Verdict, extract, number, verify_number, verify_text
+
+FILE_SPLITS = ("train", "validation", "test")
+BBH_FAMILIES = {"boolean_expressions": boolean, "navigate": navigate, "multistep_arithmetic_two": arithmetic}
+
+
+@dataclass(frozen=True, eq=False)
+class FileTask:
+    """The rows of a file as a task.
+
+    rows: by split, in the file's order. evaluation_only: everything is in `test`, and `train` raises.
+    numeric: answers are compared as exact numbers, otherwise to the letter. chance: 1 / number of distinct answers.
+    family: the generated family of the same wording, None where there is none.
+    """
+
+    name: str
+    rows: dict[str, tuple[Question, ...]]
+    evaluation_only: bool
+    numeric: bool
+    chance: float
+    family: Task | None = None
+
+    @property
+    def depths(self) -> tuple[int, ...]:
+        """The depths that occur, sorted."""
+        return tuple(sorted({question.depth for rows in self.rows.values() for question in rows}))
+
+    def questions(self, split: str, depth: int | None = None) -> tuple[Question, ...]:
+        """All questions of a split, of one depth if given. Raises ValueError on an unknown or forbidden split."""
+        if split not in FILE_SPLITS:
+            raise ValueError(f"unknown split {split!r} of file task {self.name}; allowed: {', '.join(FILE_SPLITS)}")
+        if self.evaluation_only and split != "test":
+            raise ValueError(f"{self.name} is for evaluation only and has no split {split!r}; use split 'test', and a "
+                             "generated family or another file for training")
+        return tuple(q for q in self.rows[split] if depth is None or q.depth == depth)
+
+    def generate(self, split: str, index: int, depth: int | None = None) -> Question:
+        """Question `index` of a split. Training goes on past the end in a new seeded order a pass; other splits raise.
+
+        Raises ValueError on a bad split or index and where nothing is in the split.
+        """
+        rows = self.questions(split, depth)
+        if not isinstance(index, int) or index < 0:
+            raise ValueError(f"index {index!r} must be an integer from 0 up")
+        if not rows:
+            raise ValueError(f"{self.name}: no question in split {split!r}{'' if depth is None else f' at depth {depth}'}; "
+                             "give a larger file or another split")
+        if split != "train":
+            if index >= len(rows):
+                raise ValueError(f"{self.name}: index {index} is past the {len(rows)} questions of split {split!r}")
+            return rows[index]
+        turn, place = divmod(index, len(rows))
+        return replace(rows[_order(self.name, depth, turn, len(rows))[place]], index=index)
+
+    def verify(self, message: str, question: Question) -> Verdict:
+        """Exact comparison of what follows the last word `answer`; total, bounded, never raises."""
+        return (verify_number if self.numeric else verify_text)(message, question.answer)
+
+
+@functools.lru_cache(maxsize=16)
+def _order(name: str, depth: int | None, turn: int, count: int) -> tuple[int, ...]:
+    return tuple(random.Random(f"{name}/order/{depth or 'mix'}/{turn}").sample(range(count), count))
+
+
+def bbh(name: str) -> list[Question]:
+    """The 250 questions of a packaged BBH file in the file's order, for evaluation only.
+
+    Facts and depth as the family of the same wording reads them. Source: Suzgun et al., BIG-Bench Hard (2022), MIT
+    licence beside the files. Raises ValueError on an unknown name.
+    """
+    if name not in BBH_FAMILIES:
+        raise ValueError(f"unknown BBH file {name!r}; allowed: {', '.join(BBH_FAMILIES)}")
+    found = []
+    for _, row in _read_rows(splits.bbh_path(name)):
+        question = BBH_FAMILIES[name].read(row["question"])
+        if question.answer != row["answer"]:
+            raise ValueError(f"BBH file {name!r}, row {len(found)}: target {row['answer']!r} is not {question.answer!r} as "
+                             "computed; the packaged file is damaged, install the package again")
+        found.append(replace(question, index=len(found)))
+    return found
+
+
+def bbh_task(file: str) -> FileTask:
+    """A packaged BBH file as an evaluation-only task."""
+    rows = {"train": (), "validation": (), "test": tuple(bbh(file))}
+    family = BBH_FAMILIES[file].make()
+    return FileTask(f"bbh_{file}", rows, True, False, family.chance, family)
+
+
+def jsonl(path, name: str | None = None, number: bool = False, evaluation_only: bool = False) -> FileTask:
+    """A JSONL file (plain or .gz): one object a line with texts `question` and `answer`, and an integer `depth` if wanted.
+
+    number: compare answers as exact numbers. evaluation_only: every row is in split `test`; otherwise rows are dealt
+    to train, validation and test by a hash of the question. Raises ValueError, with file and line, on anything else
+    than such rows, FileNotFoundError where there is no file.
+    """
+    path = Path(path)
+    dealt = {split: [] for split in FILE_SPLITS}
+    for where, row in _read_rows(path):
+        question = _question(where, row, number)
+        if not evaluation_only and splits.is_evaluation_row(question.text):
+            raise ValueError(f"{where}: this question is a row of a packaged BBH file, which must not be trained on; "
+                             "remove it or set evaluation_only=True")
+        split = "test" if evaluation_only else splits.split_of(question.text)
+        dealt[split].append(replace(question, index=len(dealt[split])))
+    if not any(dealt.values()):
+        raise ValueError(f"{path} has no questions; give one JSON object a line with `question` and `answer`")
+    answers = {question.answer for rows in dealt.values() for question in rows}
+    name = name or path.name.removesuffix(".gz").removesuffix(".jsonl")
+    return FileTask(name, {s: tuple(rows) for s, rows in dealt.items()}, evaluation_only, number, 1 / len(answers))
+
+
+def _question(where: str, row, numeric: bool) -> Question:
+    if not isinstance(row, dict):
+        raise ValueError(f"{where}: {type(row).__name__} instead of an object; write {{\"question\": ..., \"answer\": ...}}")
+    for field in ("question", "answer"):
+        if field not in row:
+            raise ValueError(f"{where}: field {field!r} is missing (found: {', '.join(map(repr, row)) or 'none'}); add it")
+        if not isinstance(row[field], str):
+            raise ValueError(f"{where}: field {field!r} is {row[field]!r}; it must be text, put it in quotes")
+        if not row[field].strip():
+            raise ValueError(f"{where}: field {field!r} is empty; fill it or remove the line")
+        if not row[field].isascii() and any("\ud800" <= letter <= "\udfff" for letter in row[field]):
+            raise ValueError(f"{where}: field {field!r} holds a lone surrogate, which is no text; repair the escape")
+    depth = row.get("depth", 0)
+    if not isinstance(depth, int) or isinstance(depth, bool) or depth < 0:
+        raise ValueError(f"{where}: field 'depth' is {depth!r}; it must be an integer from 0 up")
+    answer = row["answer"].strip()
+    if extract(f"answer {answer}") != answer:
+        raise ValueError(f"{where}: answer {answer[:80]!r} cannot be verified, since it holds the word `answer` or is too "
+                         "long; shorten it to the bare result")
+    if numeric and number(answer) is None:
+        raise ValueError(f"{where}: answer {answer[:80]!r} is not a number such as -12, 1,234.5 or 3/4; repair it or set "
+                         "number=False")
+    return Question(row["question"], answer, depth)
+
+
+def _read_rows(path):
+    """Yields ("file, line n", parsed row) for every line that is not blank."""
+    if not path.is_file():
+        raise FileNotFoundError(f"no data file {str(path)!r}; give the path of an existing .jsonl or .jsonl.gz file")
+    opener = gzip.open if path.name.endswith(".gz") else open
+    line = 0
+    try:
+        with opener(path, "rb") as file:
+            for line, raw in enumerate(file, 1):
+                if not raw.strip():
+                    continue
+                where = f"{path}, line {line}"
+                try:
+                    row = json.loads(raw.decode("utf-8"))
+                except (ValueError, RecursionError) as error:
+                    raise ValueError(f"{where}: not valid JSON in UTF-8 ({error}); repair or remove the line") from error
+                yield where, row
+    except (EOFError, gzip.BadGzipFile) as error:
+        raise ValueError(f"{path}: broken gzip file after line {line} ({error}); copy it again") from error

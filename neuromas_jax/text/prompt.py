@@ -1,0 +1,140 @@
+"""What a node reads, as token ids: template segments tokenised apart and joined as ids, never re-tokenised text.
+
+A prompt has three blocks, each left-padded alone to a static length:
+
+    [shared: start, question, tag]   [own: the inbox, then the cue]   [message]
+
+A first-layer node has no inbox; its cue ends the shared block. For the embedded template and the second node of layer 2:
+
+    <s> [MAX 3 5 ] <node> 2 2    <from> 1 B 5 <from> 2 C 9 <note> 1    E 9 </s>
+"""
+
+import dataclasses
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Int
+import numpy as np
+
+from neuromas_jax.graph import TextGraph
+from neuromas_jax.text.tokenizer import Tokenizer
+
+
+@dataclasses.dataclass(frozen=True)
+class PromptTemplate:
+    """The fixed words of a node's prompt. No roles: a node learns its place, the question and its messages.
+
+    Fields may use `{layer}` and `{index}` (both from 1), `{k}` (place in the inbox, from 1), `{message_tokens}` and
+    `{facts}`: how many facts of `tokens_per_fact` tokens fit into the message beside its end token. Template text may hold
+    control tokens; questions and messages cannot (see `text.tokenizer`).
+    """
+
+    start: str = "<s>"
+    tag: str = "<node> {layer} {index}"
+    slot: str = "<from> {k}"
+    note: str = "<note> {facts}"
+    final: str = "<final> {facts}"
+    tokens_per_fact: int = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerPrompt:
+    """Static token ids of one graph layer, as tuples so that it is hashable."""
+
+    start: tuple[int, ...]
+    tails: tuple[tuple[int, ...], ...]  # per node: tag, and for a layer without an inbox also the cue
+    slots: tuple[tuple[int, ...], ...]  # per sender: its label
+    cue: tuple[int, ...]
+
+
+def layer_prompts(graph: TextGraph, template: PromptTemplate, tokenizer: Tokenizer) -> tuple[LayerPrompt, ...]:
+    """Tokenises the template for every layer of a graph."""
+    prompts = []
+    for number, layer in enumerate(graph.layers):
+        last = number == len(graph.layers) - 1
+        budget = dict(message_tokens=layer.message_tokens, facts=max(1, (layer.message_tokens - 1) // template.tokens_per_fact))
+        cue = tuple(tokenizer.encode_template((template.final if last else template.note).format(**budget)))
+        senders = graph.senders(number)
+        tails = []
+        for index in range(layer.width):
+            tag = tuple(tokenizer.encode_template(template.tag.format(layer=number + 1, index=index + 1)))
+            tails.append(tag if senders else tag + cue)
+        slots = tuple(tuple(tokenizer.encode_template(template.slot.format(k=k + 1))) for k in range(len(senders)))
+        prompts.append(LayerPrompt(tuple(tokenizer.encode_template(template.start)), tuple(tails), slots, cue))
+    return tuple(prompts)
+
+
+def pack(
+    tokens: Int[Array, "*rows S"], valid: Bool[Array, "*rows S"], length: int
+) -> tuple[Int[Array, "*rows T"], Bool[Array, "*rows T"]]:
+    """Moves the valid tokens of each row to its right end, in order: one left-padded block of static length.
+
+    >>> pack(jnp.array([[7, 8, 9]]), jnp.array([[True, False, True]]), 4)   # -> [[0, 0, 7, 9]]
+
+    The caller makes sure that no row holds more than `length` valid tokens.
+    """
+    rows = tokens.shape[:-1]
+    flat, keep = tokens.reshape(-1, tokens.shape[-1]), valid.reshape(-1, tokens.shape[-1])
+    after = jnp.cumsum(keep[:, ::-1], axis=1, dtype=jnp.int32)[:, ::-1]  # valid tokens from here on
+    target = jnp.where(keep, length - after, length)  # length is out of bounds: dropped
+    row = jnp.arange(flat.shape[0], dtype=jnp.int32)[:, None]
+    packed = jnp.zeros((flat.shape[0], length), jnp.int32).at[row, target].set(flat, mode="drop")
+    count = keep.sum(axis=1, dtype=jnp.int32)[:, None]
+    real = jnp.arange(length, dtype=jnp.int32)[None] >= length - count
+    return packed.reshape(*rows, length), real.reshape(*rows, length)
+
+
+def padded(rows: list[tuple[int, ...]] | tuple[tuple[int, ...], ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Ragged static ids as an array `[rows, longest]` and its mask."""
+    longest = max((len(row) for row in rows), default=0)
+    tokens, valid = np.zeros((len(rows), longest), np.int32), np.zeros((len(rows), longest), bool)
+    for i, row in enumerate(rows):
+        tokens[i, : len(row)], valid[i, : len(row)] = row, True
+    return tokens, valid
+
+
+def shared_block(
+    prompt: LayerPrompt, question: Int[Array, "N B S"], valid: Bool[Array, "N B S"]
+) -> tuple[Int[Array, "N B 1 T"], Bool[Array, "N B 1 T"]]:
+    """Start, question and tag of every node and question of a layer: all that a group has in common."""
+    nodes, batch, _ = question.shape
+    start = jnp.broadcast_to(jnp.asarray(prompt.start, jnp.int32), (nodes, batch, len(prompt.start)))
+    tail, tail_valid = padded(prompt.tails)
+    shape = (nodes, batch, tail.shape[-1])
+    tokens = jnp.concatenate([start, question, jnp.broadcast_to(jnp.asarray(tail)[:, None], shape)], axis=-1)
+    keep = jnp.concatenate([jnp.ones_like(start, bool), valid, jnp.broadcast_to(jnp.asarray(tail_valid)[:, None], shape)], axis=-1)
+    tokens, keep = pack(tokens, keep, tokens.shape[-1])
+    return tokens[:, :, None], keep[:, :, None]
+
+
+def own_block(
+    prompt: LayerPrompt,
+    messages: Int[Array, "K B G M"],
+    valid: Bool[Array, "K B G M"],
+    shown: Bool[Array, "N K B G"],
+) -> tuple[Int[Array, "N B G T"], Bool[Array, "N B G T"]]:
+    """The inbox of every node of a layer, then the cue.
+
+    Args:
+      prompt: the layer's static ids.
+      messages: what the K senders wrote (padded to one length), and `valid` which of it is text.
+      shown: which receiver sees which sender's slot at all; a slot that is not shown leaves neither label nor message.
+    """
+    senders, batch, group, _ = messages.shape
+    nodes = shown.shape[0]
+    label, label_valid = padded(prompt.slots)
+
+    def spread(x):  # [K, s] -> [K, B, G, s]
+        return jnp.broadcast_to(jnp.asarray(x)[:, None, None], (senders, batch, group, x.shape[-1]))
+
+    slot_tokens = jnp.concatenate([spread(label), messages], axis=-1)
+    slot_valid = jnp.concatenate([spread(label_valid), valid], axis=-1)
+
+    def rows(x):  # [K, B, G, s] -> [B, G, K * s]
+        return jnp.moveaxis(x, 0, 2).reshape(batch, group, -1)
+
+    cue = jnp.broadcast_to(jnp.asarray(prompt.cue, jnp.int32), (nodes, batch, group, len(prompt.cue)))
+    tokens = jnp.broadcast_to(rows(slot_tokens), (nodes, batch, group, senders * slot_tokens.shape[-1]))
+    keep = jnp.moveaxis(slot_valid[None] & shown[..., None], 1, 3).reshape(tokens.shape)  # [N, K, B, G, s] -> [N, B, G, K * s]
+    tokens = jnp.concatenate([tokens, cue], axis=-1)
+    keep = jnp.concatenate([keep, jnp.ones_like(cue, bool)], axis=-1)
+    return pack(tokens, keep, tokens.shape[-1])

@@ -1,0 +1,87 @@
+"""Questions as ids: tokenised once per view, left-padded to the smallest bucket that holds the whole batch."""
+
+import collections
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+import numpy as np
+
+from neuromas_jax.graph import TextGraph
+from neuromas_jax.rollout import Questions
+from neuromas_jax.tasks import Question
+from neuromas_jax.text.tokenizer import Tokenizer
+
+
+class TooLong(ValueError):
+    """A question does not fit into the largest bucket."""
+
+
+def question_ids(question: Question, graph: TextGraph, tokenizer: Tokenizer, buckets: Sequence[int]) -> list[list[int]]:
+    """Ids of one question, one list per distinct view of the graph.
+
+    Raises:
+      TooLong: a view is longer than the largest bucket. Questions are never cut.
+    """
+    ids = [tokenizer.encode(question.view(kind, share)) for kind, share in graph.views()]
+    longest = max(map(len, ids))
+    if longest > buckets[-1]:
+        raise TooLong(
+            f"question {question.index} has {longest} tokens and the largest bucket is {buckets[-1]}: {question.text[:80]!r}; "
+            "add a larger bucket, or set rollout.too_long='skip' to leave such questions out and count them"
+        )
+    return ids
+
+
+def pad_questions(rows: Sequence[list[list[int]]], numbers: Sequence[int], buckets: Sequence[int]) -> Questions:
+    """A batch from the ids of its questions (`question_ids`) and their numbers in the split, which seed their episodes."""
+    longest = max(len(ids) for row in rows for ids in row)
+    bucket = next(bucket for bucket in buckets if bucket >= longest)
+    tokens = np.zeros((len(rows[0]), len(rows), bucket), np.int32)
+    valid = np.zeros(tokens.shape, bool)
+    for b, row in enumerate(rows):
+        for view, ids in enumerate(row):
+            tokens[view, b, bucket - len(ids) :] = ids
+            valid[view, b, bucket - len(ids) :] = True
+    return Questions(jnp.asarray(tokens), jnp.asarray(valid), jnp.asarray(numbers, jnp.int32))
+
+
+def next_batch(task, cursor: int, count: int, graph, tokenizer, buckets, too_long: str):
+    """`count` training questions from `cursor` on.
+
+    Returns:
+      The questions, their batch, the cursor after them, and how many were skipped as too long.
+
+    Raises:
+      TooLong: with too_long="error"; or with "skip" if 1,000 questions in a row are too long.
+    """
+    found, rows, skipped = [], [], 0
+    first = cursor
+    while len(found) < count:
+        question = task.generate("train", cursor)
+        cursor += 1
+        try:
+            rows.append(question_ids(question, graph, tokenizer, buckets))
+            found.append(question)
+        except TooLong:
+            if too_long == "error":
+                raise
+            skipped += 1
+            if skipped >= 1000 and not found:
+                raise
+    return found, pad_questions(rows, range(first, first + count), buckets), cursor, skipped
+
+
+def distinct_questions(task, split: str, depth: int | None, count: int) -> list[Question]:
+    """Up to `count` different questions of a split: small families repeat prompts, and a repeated prompt is no new evidence.
+
+    A file gives all its rows.
+    """
+    if hasattr(task, "questions"):
+        return list(task.questions(split, depth))[:count]
+    found = collections.OrderedDict()
+    for index in range(8 * count):
+        question = task.generate(split, index, depth)
+        found.setdefault(question.text, question)
+        if len(found) == count:
+            break
+    return list(found.values())

@@ -1,0 +1,71 @@
+"""Checkpoints: adapters, optimizer moments, key, data cursor, step, config, graph and lineage, by Orbax v1. Orbax stays in here."""
+
+import json
+from pathlib import Path
+import re
+import shutil
+
+import jax
+from orbax.checkpoint import v1 as ocp
+
+KEEP = 2
+
+
+class CheckpointError(ValueError):
+    """A checkpoint cannot be used: damaged, or of another config or graph."""
+
+
+def fingerprint(description: dict) -> str:
+    """Canonical text of what a checkpoint belongs to; two runs may continue each other only if these are equal."""
+    return json.dumps(description, sort_keys=True, default=str)
+
+
+def save(folder: Path, step: int, state, description: dict) -> None:
+    """Writes `step_000050`; it appears whole or not at all. Older ones than the last `KEEP` go."""
+    ocp.save(folder.resolve() / f"step_{step:06d}", state, custom_metadata=description, overwrite=True)
+    for old in steps(folder)[:-KEEP]:
+        shutil.rmtree(folder / f"step_{old:06d}")
+
+
+def steps(folder: Path) -> list[int]:
+    """Steps of the finished checkpoints, oldest first."""
+    if not folder.is_dir():
+        return []
+    names = [re.fullmatch(r"step_(\d{6,})", path.name) for path in folder.iterdir()]
+    return sorted(int(name.group(1)) for name in names if name)
+
+
+def describe(folder: Path, step: int) -> dict:
+    """What a checkpoint says of itself. Raises CheckpointError if it cannot be read."""
+    path = folder / f"step_{step:06d}"
+    try:
+        return ocp.metadata(path.resolve()).custom_metadata
+    except Exception as error:  # Orbax raises whatever its file readers raise
+        raise CheckpointError(f"checkpoint {path} cannot be read ({error}); remove that folder to go on from an older one") from error
+
+
+def restore(folder: Path, like, description: dict):
+    """The newest checkpoint, as arrays like those of `like`.
+
+    Returns:
+      (step, state), or None if there is no checkpoint.
+
+    Raises:
+      CheckpointError: it belongs to another config or graph, or is damaged. Nothing is changed on disk.
+    """
+    found = steps(folder)
+    if not found:
+        return None
+    step, path = found[-1], folder / f"step_{found[-1]:06d}"
+    stored = describe(folder, step)
+    for name, value in description.items():
+        if fingerprint({name: value}) != fingerprint({name: stored.get(name)}):
+            raise CheckpointError(
+                f"{path} was made with another {name}: it has {stored.get(name)!r}, this run has {value!r}; "
+                "give another --workdir, or the config that made it"
+            )
+    abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like)
+    try:
+        return step, ocp.load(path.resolve(), abstract)
+    except Exception as error:
+        raise CheckpointError(f"checkpoint {path} is damaged ({error}); remove that folder to go on from an older one") from error

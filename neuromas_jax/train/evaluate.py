@@ -1,0 +1,173 @@
+"""Honest evaluation: accuracy with its interval and everything that tells a real score from an accident."""
+
+import collections
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from neuromas_jax.rollout import blank_nodes, no_interventions, shuffle_questions
+from neuromas_jax.tasks import Verdict
+from neuromas_jax.train.batches import TooLong, pad_questions, question_ids
+from neuromas_jax.train.run import Compiled
+
+
+@dataclasses.dataclass(frozen=True)
+class Scores:
+    """What one evaluation found. Rates are shares of the n questions (for votes, of all sampled answers).
+
+    Attributes:
+      n: questions asked; too_long: questions left out because no bucket holds them (counted as wrong by nobody, reported).
+      right: questions answered right.
+      format_rate: answers that could be read; truncated: readout messages that hit their limit without an end.
+      top_answer_share: share of the most frequent answer.
+      tokens: tokens written per question, by all calls.
+      top_messages: per node, its most frequent message and that message's share.
+    """
+
+    n: int
+    too_long: int
+    right: int
+    format_rate: float
+    truncated: float
+    top_answer_share: float
+    tokens: float
+    top_messages: tuple[tuple[str, float], ...]
+    top_labels: tuple[tuple[str, float], ...]
+
+    @property
+    def accuracy(self) -> float:
+        return self.right / self.n
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        return wilson(self.right, self.n)
+
+
+def wilson(right: int, n: int, z: float = 1.959964) -> tuple[float, float]:
+    """95 % interval of a proportion (Wilson 1927): sensible near 0 and 1, where evaluation of a learned graph lives."""
+    share = right / n
+    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def message_texts(tokenizer, end_id: int, layer) -> list:
+    """Texts of a layer's messages as nested lists `[N][B][G]`; equal messages are decoded once."""
+    message, live = np.asarray(layer.message), np.asarray(layer.live)
+    known: dict[tuple, str] = {}
+
+    def text(ids, mask):
+        key = tuple(ids[mask & (ids != end_id)].tolist())
+        if key not in known:
+            known[key] = tokenizer.decode(key)
+        return known[key]
+
+    return [[[text(ids, mask) for ids, mask in zip(*rows)] for rows in zip(*node)] for node in zip(message, live)]
+
+
+def readout_truncated(layer, end_id: int) -> np.ndarray:
+    """Which readout messages `[B, G]` ran into their limit."""
+    message, live = np.asarray(layer.message[0]), np.asarray(layer.live[0])
+    return live.all(axis=-1) & (message[..., -1] != end_id)
+
+
+def majority(verdicts: list[Verdict]) -> Verdict:
+    """The verdict of the most frequent answer; the earliest wins a tie; unreadable answers do not vote."""
+    votes = collections.Counter(verdict.answer for verdict in verdicts if verdict.outcome != "malformed")
+    if not votes:
+        return verdicts[0]
+    winner = votes.most_common(1)[0][0]
+    return next(verdict for verdict in verdicts if verdict.answer == winner and verdict.outcome != "malformed")
+
+
+def evaluate(compiled: Compiled, bank, questions, key, messages: str | None = None, blanked: int | None = None, task=None) -> Scores:
+    """Evaluates adapters on questions, in batches of the training shape so that no further program is compiled.
+
+    Args:
+      compiled: programs of the run.
+      bank: adapters.
+      questions: what is asked; each counts once.
+      key: seeds sampled votes; greedy answers do not depend on it.
+      messages: "kept", "blanked" or "shuffled"; the method's own by default.
+      blanked: a node whose message every reader finds empty.
+      task: whose verifier judges; the run's own by default.
+    """
+    run = compiled.run
+    method, graph, tokenizer = run.method, run.method.graph, run.parts.tokenizer
+    task = task or run.task
+    size, group = run.config.rollout.questions, run.config.rollout.group
+    keep = no_interventions(graph, size, group)
+    messages = messages or method.messages
+    senders = range(graph.size - graph.layers[-1].width)
+    if messages == "blanked":
+        keep = blank_nodes(keep, senders)
+    elif messages == "shuffled":
+        keep = shuffle_questions(keep)
+    if blanked is not None:
+        keep = blank_nodes(keep, [blanked])
+    rows, asked = [], []
+    for question in questions:
+        try:
+            rows.append(question_ids(question, graph, tokenizer, run.family.buckets))
+            asked.append(question)
+        except TooLong:
+            if run.config.rollout.too_long == "error":
+                raise
+    if not asked:
+        raise ValueError(f"none of the {len(questions)} questions fits a bucket of {run.family.buckets}; add a larger bucket")
+    order = sorted(range(len(asked)), key=lambda i: max(map(len, rows[i])))  # like lengths together: few reach the largest bucket
+    passes = -(-method.votes // group) if method.votes > 1 else 1
+    verdicts: list[list[Verdict]] = []
+    truncated, tokens = [], 0
+    said = [collections.Counter() for _ in range(graph.size)]
+    for start in range(0, len(order), size):
+        chosen = order[start : start + size]
+        filled = [chosen[i % len(chosen)] for i in range(size)]  # a short last batch is filled up and the filling dropped
+        batch = pad_questions([rows[i] for i in filled], filled, run.family.buckets)
+        answers = [[] for _ in chosen]
+        for number in range(passes):
+            episodes = compiled.rollout(bank, batch, keep, jax.random.fold_in(key, number), greedy=method.votes == 1)
+            used = min(method.votes - number * group, group)
+            texts = [message_texts(tokenizer, run.program.sampling.end_id, jax.tree.map(lambda x: x[:, : len(chosen), :used], layer)) for layer in episodes]
+            cut = readout_truncated(episodes[-1], run.program.sampling.end_id)
+            for place, i in enumerate(chosen):
+                answers[place] += [task.verify(text, asked[i]) for text in texts[-1][0][place]]
+                truncated += cut[place, :used].tolist()
+            tokens += sum(int(np.asarray(layer.live[:, : len(chosen), :used]).sum()) for layer in episodes)
+            for node, per_question in enumerate(row for layer in texts for row in layer):
+                said[node].update(text for row in per_question for text in row)
+        verdicts += answers
+    final = [majority(group) for group in verdicts]
+    every = [verdict for group in verdicts for verdict in group]
+    answers = collections.Counter(verdict.answer for verdict in final if verdict.outcome != "malformed")
+    return Scores(
+        n=len(asked),
+        too_long=len(questions) - len(asked),
+        right=sum(verdict.reward == 1 for verdict in final),
+        format_rate=sum(verdict.outcome != "malformed" for verdict in every) / len(every),
+        truncated=sum(truncated) / len(truncated),
+        top_answer_share=max(answers.values(), default=0) / len(asked),
+        tokens=tokens / len(asked),
+        top_messages=tuple(_top(counter) for counter in said),
+        top_labels=tuple(_top(_labels(counter)) for counter in said),
+    )
+
+
+def _top(counter: collections.Counter) -> tuple[str, float]:
+    text, count = counter.most_common(1)[0]
+    return text, count / counter.total()
+
+
+def _labels(counter: collections.Counter) -> collections.Counter:
+    """What messages are about: the words that stand where labels do, `A 7 B 3` -> `A B`."""
+    labels = collections.Counter()
+    for text, count in counter.items():
+        words = text.split()
+        labels[" ".join(word for word in words if word.isalpha() and word not in VALUES) if words else "-"] += count
+    return labels
+
+
+VALUES = frozenset(["True", "False", "Yes", "No"])

@@ -1,0 +1,209 @@
+"""The training loop, read from top to bottom: questions, rollout, verdicts, update, numbers, checkpoint."""
+
+import dataclasses
+import json
+from pathlib import Path
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from neuromas_jax.rl import LearnerState, UpdateMetrics, advantages, init_learner
+from neuromas_jax.rollout import Episodes, no_interventions
+from neuromas_jax.tasks import Verdict
+from neuromas_jax.train import checkpoint
+from neuromas_jax.train.batches import distinct_questions, next_batch
+from neuromas_jax.train.evaluate import evaluate, message_texts, readout_truncated
+from neuromas_jax.train.metrics import Metrics
+from neuromas_jax.train.run import Compiled, Run
+
+
+class NonFinite(FloatingPointError):
+    """The loss or a gradient is not a finite number. The last good checkpoint is kept."""
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """All that a checkpoint holds. The next step is a function of this and the config alone.
+
+    Attributes:
+      learner: adapters, moments, learning rates.
+      key: the run's key; each use folds in its purpose and step.
+      step: steps done.
+      cursor: number of the next training question.
+    """
+
+    learner: LearnerState
+    key: jax.Array
+    step: jax.Array
+    cursor: jax.Array
+
+
+def init_state(run: Run, seed: int) -> TrainState:
+    learner = init_learner(run.optimizer, run.new_bank(seed))
+    return TrainState(learner, jax.random.key(seed), jnp.int32(0), jnp.int32(0))
+
+
+def description(run: Run, seed: int) -> dict:
+    """What a checkpoint belongs to. Steps and cadence are left out: a run may be made longer."""
+    config = dataclasses.asdict(run.config)
+    kept = {name: config[name] for name in ("backbone", "adapters", "prompt", "rollout", "objective", "optimizer")}
+    kept["optimizer"] = dataclasses.asdict(run.optimizer)
+    text = json.loads(json.dumps({**kept, "family": dataclasses.asdict(run.family), "seed": seed}))
+    graph = dataclasses.asdict(run.method.graph)
+    return {"config": text, "graph": json.loads(json.dumps({**graph, "slots": run.method.slots, "ranks": run.method.ranks})), "lineage": []}
+
+
+def train(compiled: Compiled, folder: Path, seed: int, steps: int, title: str = "train") -> TrainState:
+    """Trains to `steps`, going on from the folder's newest checkpoint if there is one.
+
+    Writes `checkpoints/`, `metrics.jsonl`, `events/` and `episodes.txt` into the folder.
+
+    Raises:
+      NonFinite: with the step and the node; checkpoints are left as they are.
+      checkpoint.CheckpointError: the folder holds another run's checkpoint, or a damaged one.
+    """
+    run, training = compiled.run, compiled.run.config.training
+    batch_size, group = run.config.rollout.questions, run.config.rollout.group
+    state, belongs = init_state(run, seed), description(run, seed)
+    found = checkpoint.restore(folder / "checkpoints", state, belongs)
+    if found:
+        state = found[1]
+    validation = distinct_questions(run.task, "validation", None, training.validation_questions)
+    keep = no_interventions(run.method.graph, batch_size, group)
+    folder.mkdir(parents=True, exist_ok=True)
+    metrics = Metrics(folder, int(state.step), steps, title)
+    window = Window()
+    try:
+        while int(state.step) < steps:
+            step = int(state.step)
+            key = jax.random.fold_in(state.key, 2)  # purpose: rollout
+            # 1. questions and what the graph writes
+            questions, batch, cursor, skipped = next_batch(
+                run.task, int(state.cursor), batch_size, run.method.graph, run.parts.tokenizer, run.family.buckets, run.config.rollout.too_long)
+            started, compiled_before = time.perf_counter(), sum(compiled.compile_seconds.values())
+            episodes = compiled.rollout(state.learner.bank, batch, keep, jax.random.fold_in(key, step))
+            # 2. verdicts, on the host
+            texts = message_texts(run.parts.tokenizer, run.program.sampling.end_id, episodes[-1])[0]
+            verdicts = [[run.task.verify(text, question) for text in row] for row, question in zip(texts, questions)]
+            rewards = np.asarray([[verdict.reward for verdict in row] for row in verdicts], np.float32)
+            # 3. one step of policy gradient on all nodes
+            learner, numbers = compiled.update(state.learner, episodes, jnp.asarray(rewards), batch.tokens.shape[-1])
+            numbers = jax.device_get(numbers)
+            state = TrainState(learner, state.key, jnp.int32(step + 1), jnp.int32(cursor))
+            _check_finite(run, numbers, step + 1)
+            # 4. numbers
+            compile_seconds = sum(compiled.compile_seconds.values())
+            window.add(episodes, rewards, time.perf_counter() - started - (compile_seconds - compiled_before), skipped)
+            last = step + 1 == steps
+            if (step + 1) % training.evaluate_every == 0 or last or step == 0:
+                record = {"step": step + 1, **window.take(), "compile_seconds": round(compile_seconds, 2)}
+                record["nodes"] = node_numbers(compiled, state.learner.bank, episodes, verdicts, numbers, validation, state.key)
+                record["accuracy"] = record["nodes"].pop("accuracy")
+                metrics.write(record)
+                write_episodes(run, folder / "episodes.txt", step + 1, questions, episodes, verdicts, rewards)
+                window.accuracy = record["accuracy"]
+            metrics.progress(accuracy=f"{window.accuracy:.2f}", reward=f"{rewards.mean():.2f}", tokens_per_s=f"{window.speed:.0f}")
+            # 5. checkpoint
+            if (step + 1) % training.checkpoint_every == 0 or last:
+                checkpoint.save(folder / "checkpoints", step + 1, state, belongs)
+    finally:
+        metrics.close()
+    return state
+
+
+@dataclasses.dataclass
+class Window:
+    """Sums since the last record."""
+
+    tokens: int = 0
+    seconds: float = 0.0
+    reward: float = 0.0
+    rows: int = 0
+    skipped: int = 0
+    accuracy: float = 0.0  # the last one measured, for the progress bar
+    speed: float = 0.0
+
+    def add(self, episodes: Episodes, rewards: np.ndarray, seconds: float, skipped: int) -> None:
+        tokens = sum(int(np.asarray(layer.live).sum()) for layer in episodes)
+        self.tokens, self.seconds, self.skipped = self.tokens + tokens, self.seconds + seconds, self.skipped + skipped
+        self.reward, self.rows = self.reward + float(rewards.sum()), self.rows + rewards.size
+        self.speed = tokens / seconds
+
+    def take(self) -> dict:
+        """Means of the window, which starts afresh."""
+        record = {
+            "reward": self.reward / self.rows, "tokens_per_second": self.tokens / self.seconds,
+            "seconds": round(self.seconds, 2), "skipped_questions": self.skipped,
+        }
+        self.tokens, self.seconds, self.reward, self.rows, self.skipped = 0, 0.0, 0.0, 0, 0
+        return record
+
+
+def _check_finite(run: Run, numbers: UpdateMetrics, step: int) -> None:
+    """Raises NonFinite naming the step and the first node whose loss or slot gradient is not finite."""
+    for node, slot in enumerate(run.method.slots):
+        for name, value in (("loss", numbers.loss[node]), ("gradient", numbers.gradient_norm[slot])):
+            if not np.isfinite(value):
+                raise NonFinite(
+                    f"step {step}: the {name} of node {node} (layer {run.method.graph.place(node)[0] + 1}, slot {slot}) is {value}; "
+                    "the last good checkpoint is kept: lower the learning rate or optimizer.clip and run again"
+                )
+
+
+def node_numbers(compiled: Compiled, bank, episodes: Episodes, verdicts, numbers: UpdateMetrics, validation, key) -> dict:
+    """Per node: gradient norm, entropy, message length, truncation and format rate, its commonest message and label on
+    validation, and how far accuracy falls when its message is blanked."""
+    run = compiled.run
+    graph, end_id = run.method.graph, run.program.sampling.end_id
+    scores = evaluate(compiled, bank, validation, key)
+    sums = [np.concatenate([getattr(layer, name) for layer in numbers.layers]) for name in ("tokens", "entropy", "kl", "log_prob_gap")]
+    tokens, entropy, kl, gap = sums
+    length = np.concatenate([np.asarray(layer.live).sum(-1).mean((1, 2)) for layer in episodes])
+    cut = np.concatenate([(np.asarray(layer.live).all(-1) & (np.asarray(layer.message)[..., -1] != end_id)).mean((1, 2)) for layer in episodes])
+    readers = range(graph.size - graph.layers[-1].width)
+    subset = validation[: run.config.rollout.questions]
+    kept = evaluate(compiled, bank, subset, key).accuracy
+    blanked = [kept - evaluate(compiled, bank, subset, key, blanked=node).accuracy for node in readers]
+    return {
+        "accuracy": scores.accuracy,
+        "gradient_norm": [float(numbers.gradient_norm[slot]) for slot in run.method.slots],
+        "entropy": (entropy / np.maximum(tokens, 1)).tolist(),
+        "kl": (kl / np.maximum(tokens, 1)).tolist(),
+        "sampler_gap": gap.tolist(),
+        "message_tokens": length.tolist(),
+        "truncated": cut.tolist(),
+        "format_rate": float(np.mean([verdict.outcome != "malformed" for row in verdicts for verdict in row])),
+        "truncated_answers": float(readout_truncated(episodes[-1], end_id).mean()),
+        "top_message": [text for text, _ in scores.top_messages],
+        "top_message_share": [share for _, share in scores.top_messages],
+        "label": [text for text, _ in scores.top_labels],
+        "label_share": [share for _, share in scores.top_labels],
+        "blanked_loss": blanked + [None] * graph.layers[-1].width,
+        "informative_groups": float(numbers.informative),
+    }
+
+
+def write_episodes(run: Run, path: Path, step: int, questions, episodes: Episodes, verdicts: list[list[Verdict]], rewards, count: int = 2) -> None:
+    """Appends a few whole episodes as readable text: question, each node's prompt tail and message, answer, reward, advantage."""
+    tokenizer, graph, end_id = run.parts.tokenizer, run.method.graph, run.program.sampling.end_id
+    credit = np.asarray(advantages(run.objective.credit, jnp.asarray(rewards)))
+    texts = [text for layer in episodes for text in message_texts(tokenizer, end_id, layer)]
+    lines = []
+    for b in range(min(count, len(questions))):
+        g = int(np.argmax(rewards[b]))
+        verdict = verdicts[b][g]
+        lines += [f"== step {step}, question {questions[b].index}, episode {g}", f"question: {questions[b].text}"]
+        for node in range(graph.size):
+            number, place = graph.place(node)
+            layer = episodes[number]
+            tail = np.asarray(layer.own[place, b, g])[np.asarray(layer.own_valid[place, b, g])]
+            if not len(tail):
+                tail = np.asarray(layer.shared[place, b, 0])[np.asarray(layer.shared_valid[place, b, 0])][-5:]
+            lines.append(f"  node {node} (layer {number + 1}): ...{tokenizer.decode(tail, keep_added=True)} -> {texts[node][b][g]}")
+        lines += [f"answer: {verdict.answer!r} ({verdict.outcome}; gold {questions[b].answer!r})",
+                  f"reward {rewards[b, g]:.0f}, advantage {credit[b, g]:+.3f}; the group earned {rewards[b].mean():.2f}", ""]
+    with open(path, "a", encoding="utf-8") as file:
+        file.write("\n".join(lines) + "\n")

@@ -1,0 +1,107 @@
+"""Everything one training or evaluation needs, built and checked from a config before anything is compiled."""
+
+import dataclasses
+import functools
+import time
+
+import jax
+
+from neuromas_jax.backbone import Backbone, check_vocabulary, load_backbone
+from neuromas_jax.backbone.adapters import Bank, bank_parameters, init_bank
+from neuromas_jax.backbone.huggingface import EMBEDDED
+from neuromas_jax.config import Config, FamilyConfig
+from neuromas_jax.methods import Method, make_method
+from neuromas_jax.rl import Objective, Optimizer, check_credit, update
+from neuromas_jax.rollout import Program, make_program, make_sampling, rollout
+from neuromas_jax.tasks import make_task
+from neuromas_jax.text.tokenizer import Tokenizer, load_tokenizer
+
+
+@dataclasses.dataclass(frozen=True)
+class Parts:
+    """A backbone with its tokenizer."""
+
+    backbone: Backbone
+    tokenizer: Tokenizer
+
+
+@functools.cache
+def load_parts(name: str) -> Parts:
+    """Loads "embedded" or a Hugging Face folder. Raises ValueError for missing, damaged or mismatched files."""
+    folder = EMBEDDED if name == "embedded" else name
+    tokenizer = load_tokenizer(folder)
+    backbone = load_backbone(folder)
+    check_vocabulary(backbone.config, tokenizer)
+    return Parts(backbone, tokenizer)
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One method on one family: static parts of training and evaluation."""
+
+    config: Config
+    family: FamilyConfig
+    method: Method
+    task: object
+    parts: Parts
+    program: Program
+    objective: Objective
+    optimizer: Optimizer
+
+    @property
+    def trainable_parameters(self) -> int:
+        return bank_parameters(self.parts.backbone.config, self.method.ranks, self.config.adapters.sites)
+
+    def new_bank(self, seed: int) -> Bank:
+        """Adapters at birth; a function of the seed alone."""
+        key = jax.random.fold_in(jax.random.key(seed), 1)
+        return init_bank(self.parts.backbone.config, self.method.ranks, key, self.config.adapters.sites)
+
+
+def make_run(config: Config, family_name: str, method_name: str, learning_rate: float | None = None) -> Run:
+    """Builds and checks all parts of one method on one family.
+
+    Raises:
+      ValueError: anything in the config, the data or the backbone's folder that does not fit, before any compile.
+    """
+    family = config.families[family_name]
+    method = make_method(method_name, config, family)
+    check_credit(config.objective.credit, config.rollout.group)
+    task = make_task(family.task, **dict(family.options))
+    parts = load_parts(config.backbone)
+    sampling = make_sampling(parts.tokenizer, parts.backbone.config.vocab_size, config.rollout.temperature)
+    template = dataclasses.replace(config.prompt, tokens_per_fact=family.tokens_per_fact)
+    program = make_program(method.graph, method.slots, template, parts.tokenizer, sampling, config.rollout.group, config.adapters.scale)
+    optimizer = config.optimizer if learning_rate is None else dataclasses.replace(config.optimizer, learning_rate=learning_rate)
+    return Run(config, family, method, task, parts, program, config.objective, optimizer)
+
+
+class Compiled:
+    """The two programs of a run, compiled ahead of time per question bucket; compile seconds are kept apart from run time.
+
+    `compile_seconds` maps (program, bucket) to seconds. A second trace of the same pair is an error: static shapes are the
+    contract, and a silent recompile would cost more than the step.
+    """
+
+    def __init__(self, run: Run):
+        self.run = run
+        self.compile_seconds: dict[tuple[str, int], float] = {}
+        self._programs: dict[tuple[str, int], jax.stages.Compiled] = {}
+        self._rollout = jax.jit(functools.partial(rollout, run.program))
+        self._update = jax.jit(functools.partial(update, run.objective, dataclasses.replace(run.optimizer, learning_rate=0.0), run.program), donate_argnums=1)
+
+    def _call(self, name: str, bucket: int, function, args):
+        if (name, bucket) not in self._programs:
+            started = time.perf_counter()
+            self._programs[name, bucket] = function.lower(*args).compile()
+            self.compile_seconds[name, bucket] = time.perf_counter() - started
+        return self._programs[name, bucket](*args)
+
+    def rollout(self, bank, questions, interventions, key, greedy: bool = False):
+        """`rollout.rollout` for this run."""
+        args = (self.run.parts.backbone, bank, questions, interventions, key, jax.numpy.asarray(greedy))
+        return self._call("rollout", questions.tokens.shape[-1], self._rollout, args)
+
+    def update(self, state, episodes, rewards, bucket: int):
+        """`rl.update.update` for this run; `state` is donated."""
+        return self._call("update", bucket, self._update, (self.run.parts.backbone, state, episodes, rewards))

@@ -1,0 +1,141 @@
+"""Claim 8: the decoder equals torch `transformers` and `peft`, against committed goldens and, where torch is installed, live.
+
+`tests/golden/make_qwen3.py` says what the goldens hold.
+"""
+
+import functools
+import json
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from neuromas_jax.backbone import KV, load_backbone, save_backbone
+from neuromas_jax.backbone.decoder import LINEAR_SITES
+
+GOLDEN = pathlib.Path(__file__).parent / "golden" / "qwen3"
+MODELS = ("tied", "untied")
+STEERING = ("base", "adapter")
+
+
+@functools.cache
+def load(name: str):
+    return load_backbone(GOLDEN / name, dtype="float32"), np.load(GOLDEN / name / "expected.npz")
+
+
+def peft_adapter(folder: pathlib.Path, layers: int):
+    """A PEFT folder as one node's adapter and its scale. PEFT keeps A as (r, in) and B as (out, r)."""
+    tensors = load_file(folder / "adapter_model.safetensors")
+    described = json.loads((folder / "adapter_config.json").read_text())
+
+    def stack(site, letter):
+        place = "mlp" if site in ("gate", "up", "down") else "self_attn"
+        name = f"base_model.model.model.layers.{{}}.{place}.{site}_proj.lora_{letter}.weight"
+        return jnp.asarray(np.stack([tensors.pop(name.format(layer)).T for layer in range(layers)]))
+
+    adapter = {site: {"a": stack(site, "A"), "b": stack(site, "B")} for site in LINEAR_SITES}
+    assert not tensors, f"not read: {sorted(tensors)}"
+    return adapter, described["lora_alpha"] / described["r"]
+
+
+def steering(name: str, which: str):
+    backbone, expected = load(name)
+    adapter, scale = peft_adapter(GOLDEN / name / "adapter", backbone.config.num_hidden_layers) if which == "adapter" else (None, 1.0)
+    return backbone, expected, adapter, scale
+
+
+def assert_logits_equal(ours, theirs, valid):
+    """Within 1e-4 of the largest logit at every real position."""
+    np.testing.assert_allclose(np.asarray(ours)[valid], theirs[valid], rtol=1e-4, atol=1e-4 * np.abs(theirs[valid]).max())
+
+
+@pytest.mark.parametrize("which", STEERING)
+@pytest.mark.parametrize("name", MODELS)
+def test_logits_equal_torch(name, which):
+    backbone, expected, adapter, scale = steering(name, which)
+    tokens, valid = jnp.asarray(expected["tokens"])[:, None], jnp.asarray(expected["valid"])[:, None]
+    hidden, _ = jax.jit(backbone.__class__.__call__)(backbone, tokens, valid, jnp.zeros((4, 1), jnp.int32), (), adapter, scale)
+    logits = backbone.logits(hidden)
+    assert logits.dtype == jnp.float32
+    assert_logits_equal(logits[:, 0], expected[f"{which}_logits"], expected["valid"])
+
+
+def test_goldens_would_notice_a_missing_adapter():
+    for name in MODELS:
+        _, expected = load(name)
+        assert np.abs(expected["base_logits"] - expected["adapter_logits"])[expected["valid"]].max() > 1
+
+
+@pytest.mark.parametrize("which", STEERING)
+@pytest.mark.parametrize("name", MODELS)
+def test_greedy_continuation_with_a_cache_equals_torch(name, which):
+    """Tokens and log-probabilities, one token at a time onto blocks read before."""
+    backbone, expected, adapter, scale = steering(name, which)
+    rows, length = expected[f"{which}_greedy"].shape
+    tokens, valid = jnp.asarray(expected["tokens"])[:, None], jnp.asarray(expected["valid"])[:, None]
+    hidden, prompt = backbone(tokens, valid, jnp.zeros((rows, 1), jnp.int32), (), adapter, scale)
+    before = valid.sum(-1, dtype=jnp.int32)
+    first = jnp.argmax(backbone.logits(hidden[:, :, -1]), axis=-1)
+
+    @jax.jit
+    def step(token, position, written):
+        going = jnp.ones((rows, 1, 1), bool)
+        hidden, new = backbone(token[..., None], going, before + position, (prompt, written), adapter, scale)
+        written = KV(
+            jax.lax.dynamic_update_slice_in_dim(written.k, new.k, position, axis=3),
+            jax.lax.dynamic_update_slice_in_dim(written.v, new.v, position, axis=3),
+            jax.lax.dynamic_update_slice_in_dim(written.valid, going, position, axis=2),
+        )
+        return jax.nn.log_softmax(backbone.logits(hidden[:, :, -1])), written
+
+    empty = jnp.zeros((*prompt.k.shape[:3], length, *prompt.k.shape[4:]))
+    written = KV(empty, empty, jnp.zeros((rows, 1, length), bool))
+    log_probs = jax.nn.log_softmax(backbone.logits(hidden[:, :, -1]))
+    chosen, scores = [], []
+    for position in range(length):
+        token = first if position == 0 else jnp.argmax(log_probs, axis=-1)
+        chosen.append(token[:, 0])
+        scores.append(jnp.take_along_axis(log_probs, token[..., None], -1)[:, 0, 0])
+        log_probs, written = step(token.astype(jnp.int32), jnp.int32(position), written)
+    np.testing.assert_array_equal(np.stack(chosen, 1), expected[f"{which}_greedy"])
+    np.testing.assert_allclose(np.stack(scores, 1), expected[f"{which}_log_probs"], rtol=1e-4, atol=1e-4)
+
+
+def test_blocks_read_apart_and_shared_equal_one_block():
+    """A prompt shared by a group, then one block per episode, gives what torch gives for the whole row."""
+    backbone, expected, adapter, scale = steering("tied", "adapter")
+    tokens, cut = jnp.asarray(expected["tokens"][:1])[:, None], 5
+    shared, own = tokens[..., :cut], jnp.repeat(tokens[..., cut:], 3, axis=1)
+    start = jnp.zeros((1, 1), jnp.int32)
+    _, prompt = backbone(shared, jnp.ones_like(shared, bool), start, (), adapter, scale)
+    hidden, _ = backbone(own, jnp.ones_like(own, bool), jnp.full((1, 3), cut), (prompt,), adapter, scale)
+    for episode in range(3):
+        assert_logits_equal(backbone.logits(hidden[0, episode]), expected["adapter_logits"][0, cut:], slice(None))
+
+
+@pytest.mark.parity
+@pytest.mark.filterwarnings("ignore")  # of torch and its libraries
+@pytest.mark.parametrize("which", STEERING)
+@pytest.mark.parametrize("name", MODELS)
+def test_saved_folder_loads_in_live_transformers(name, which, tmp_path):
+    """Both ways: what we save is what transformers and peft read, and the logits agree."""
+    reason = "torch, transformers and peft are not installed; the extra `parity` brings them"
+    torch = pytest.importorskip("torch", reason=reason)
+    transformers = pytest.importorskip("transformers", reason=reason)
+    peft = pytest.importorskip("peft", reason=reason)
+    backbone, expected, adapter, scale = steering(name, which)
+    save_backbone(backbone, tmp_path)
+    model, info = transformers.Qwen3ForCausalLM.from_pretrained(tmp_path, dtype=torch.float32, output_loading_info=True)
+    assert not any(info[problem] for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    if which == "adapter":
+        model = peft.PeftModel.from_pretrained(model, GOLDEN / name / "adapter")
+    tokens, valid = np.asarray(expected["tokens"], np.int64), expected["valid"]
+    with torch.no_grad():
+        theirs = model.eval()(input_ids=torch.from_numpy(tokens), attention_mask=torch.from_numpy(valid).long(),
+                              position_ids=torch.from_numpy(expected["position_ids"]).long()).logits.numpy()
+    assert_logits_equal(theirs, expected[f"{which}_logits"], valid)
+    hidden, _ = backbone(jnp.asarray(expected["tokens"])[:, None], jnp.asarray(valid)[:, None], jnp.zeros((4, 1), jnp.int32), (), adapter, scale)
+    assert_logits_equal(backbone.logits(hidden)[:, 0], theirs, valid)

@@ -1,0 +1,128 @@
+"""Claim 13: the real program equals the oracle of `tests/reference.py`: prompts, tokens, log-probabilities, gradients."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from neuromas_jax.backbone.adapters import init_bank
+from neuromas_jax.graph import node_slots, text_graph
+from neuromas_jax.rl.credit import advantages
+from neuromas_jax.rl.update import loss_of_bank
+from neuromas_jax.rl import Objective
+from neuromas_jax.rollout import rollout as graph_rollout
+from neuromas_jax.rollout import blank_nodes, make_program, make_sampling, no_interventions, shuffle_questions
+from neuromas_jax.text.prompt import PromptTemplate
+from tests import reference
+from tests.tiny import TEXTS, encode_questions, random_bank, tiny_backbone, tokenizer
+
+rollout = jax.jit(graph_rollout, static_argnums=0)
+
+GRAPHS = {
+    "4-2-1": (dict(topology="4-2-1", message_tokens=4), "per_node"),
+    "lengths": (dict(topology="2-1-1", message_tokens=(3, 5, 4), reads="all"), "shared"),
+    "edges": (dict(topology="2-2-1", message_tokens=4, edges=(None, ((True, False), (True, True)), None)), "per_layer"),
+    "single": (dict(topology="1", message_tokens=6), "per_node"),
+}
+
+
+def build(name, group=2, **sampling):
+    options, sharing = GRAPHS[name]
+    graph = text_graph(**options)
+    backbone = tiny_backbone()
+    program = make_program(
+        graph, node_slots(graph, sharing), PromptTemplate(), tokenizer(),
+        make_sampling(tokenizer(), backbone.config.vocab_size, **sampling), group,
+    )
+    return program, backbone, random_bank(backbone.config, max(program.slots) + 1)
+
+
+def oracle_episodes(program, backbone, bank, questions, key, as_read=lambda b, g: lambda node, message: message, greedy=False):
+    found = {}
+    for b in range(questions.tokens.shape[1]):
+        ids = np.asarray(questions.tokens[0, b])[np.asarray(questions.valid[0, b])]
+        for g in range(program.group):
+            found[b, g] = reference.run(
+                program, PromptTemplate(), tokenizer(), backbone, bank, lambda view, share: ids, int(questions.index[b]), g, key, as_read(b, g), greedy)
+    return found
+
+
+def check_equal(program, episodes, found):
+    for (b, g), written in found.items():
+        for node, (prompt, message, scores) in written.items():
+            number, place = program.graph.place(node)
+            layer = jax.tree.map(lambda x: np.asarray(x[place, b]), episodes[number])
+            ids = [*layer.shared[0][layer.shared_valid[0]], *layer.own[g][layer.own_valid[g]]]
+            assert ids == prompt, f"prompt of node {node}"
+            assert list(layer.message[g][layer.live[g]]) == message, f"message of node {node}"
+            np.testing.assert_allclose(layer.log_probs[g][layer.live[g]], scores, atol=2e-4)
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_program_equals_oracle(name):
+    program, backbone, bank = build(name)
+    questions = encode_questions(TEXTS[:2])
+    key = jax.random.key(7)
+    episodes = rollout(program, backbone, bank, questions, no_interventions(program.graph, 2, program.group), key)
+    found = oracle_episodes(program, backbone, bank, questions, key)
+    check_equal(program, episodes, found)
+    credit = advantages("leave_one_out", jnp.asarray([[1.0, 0.0], [0.0, 1.0]]))
+    (loss, _), gradient = jax.jit(jax.value_and_grad(
+        lambda bank: loss_of_bank(Objective(), program, backbone, bank, episodes, credit), has_aux=True))(bank)
+    numbers = {place: float(credit[place]) for place in found}
+    want, want_gradient = jax.value_and_grad(lambda bank: reference.loss(program, backbone, bank, found, numbers))(bank)
+    np.testing.assert_allclose(loss, want, rtol=1e-4)
+    scale = max(float(jnp.abs(x).max()) for x in jax.tree.leaves(want_gradient))
+    jax.tree.map(lambda got, expected: np.testing.assert_allclose(got, expected, atol=2e-4 * scale), gradient, want_gradient)
+
+
+def test_greedy_equals_oracle():
+    program, backbone, bank = build("4-2-1", group=1)
+    questions = encode_questions(TEXTS[:2])
+    episodes = rollout(program, backbone, bank, questions, no_interventions(program.graph, 2, 1), jax.random.key(0), True)
+    check_equal(program, episodes, oracle_episodes(program, backbone, bank, questions, jax.random.key(0), greedy=True))
+
+
+def test_interventions_equal_oracle():
+    """Blanked and shuffled messages, as the oracle does them by hand."""
+    program, backbone, bank = build("4-2-1")
+    questions, key = encode_questions(TEXTS[:2]), jax.random.key(3)
+    keep = no_interventions(program.graph, 2, 2)
+    blanked = rollout(program, backbone, bank, questions, blank_nodes(keep, [1, 4]), key)
+    check_equal(program, blanked, oracle_episodes(
+        program, backbone, bank, questions, key, lambda b, g: lambda node, message: [] if node in (1, 4) else message))
+
+    plain = rollout(program, backbone, bank, questions, keep, key)
+    shuffled = rollout(program, backbone, bank, questions, shuffle_questions(keep), key)
+
+    def other(b, g):
+        def as_read(node, message):
+            number, place = program.graph.place(node)
+            source = shuffled[number]
+            ids = np.asarray(source.message[place, 1 - b, g])[np.asarray(source.live[place, 1 - b, g])]
+            return [token for token in ids if token != program.sampling.end_id]
+
+        return as_read
+
+    check_equal(program, shuffled, oracle_episodes(program, backbone, bank, questions, key, other))
+    np.testing.assert_array_equal(plain[0].message, shuffled[0].message)  # the first layer reads no messages
+    assert (np.asarray(plain[1].own) != np.asarray(shuffled[1].own)).any()
+
+
+def test_replaced_and_forced_messages():
+    program, backbone, bank = build("4-2-1")
+    questions, key = encode_questions(TEXTS[:2]), jax.random.key(3)
+    keep = no_interventions(program.graph, 2, 2)
+    ids = tokenizer().encode("A 7")
+    given = keep.given.at[:, :, :, : len(ids)].set(jnp.asarray(ids))
+    length = keep.given_length + len(ids)
+    forced = rollout(program, backbone, bank, questions, dataclasses.replace(
+        keep, force=keep.force.at[2].set(True), given=given, given_length=length), key)
+    assert (np.asarray(forced[0].message[2, ..., :3]) == [*ids, program.sampling.end_id]).all()
+    replaced = rollout(program, backbone, bank, questions, dataclasses.replace(
+        keep, replace=keep.replace.at[2].set(True), given=given, given_length=length), key)
+    np.testing.assert_array_equal(replaced[1].own, forced[1].own)  # readers find the same either way
+    plain = rollout(program, backbone, bank, questions, keep, key)
+    np.testing.assert_array_equal(replaced[0].message, plain[0].message)  # what the node itself wrote is untouched

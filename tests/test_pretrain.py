@@ -1,0 +1,265 @@
+"""Pretraining: documents state right facts and nothing of the evaluation files, the fast path equals the decoder, a tiny run learns."""
+
+import collections
+import importlib.util
+import json
+from pathlib import Path
+import random
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from neuromas_jax.backbone.decoder import DecoderConfig, init_backbone
+from neuromas_jax.backbone.huggingface import load_backbone
+from neuromas_jax.pretrain.batches import BatchMaker, QuestionSource, ahead, deeper, pack_documents
+from neuromas_jax.pretrain.documents import SKILLS, DocumentWriter, Mixture, corrupt
+from neuromas_jax.pretrain.forward import target_logits
+from neuromas_jax.pretrain.train import train
+from neuromas_jax.pretrain.vocabulary import build_tokenizer, save_tokenizer, vocabulary_texts
+from neuromas_jax.tasks import FAMILIES
+from neuromas_jax.tasks.splits import evaluation_rows, normalise
+from neuromas_jax.text.prompt import PromptTemplate
+from neuromas_jax.text.tokenizer import load_tokenizer
+
+EQUAL = {name: 1.0 for name in FAMILIES}
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    path = tmp_path_factory.mktemp("tokenizer")
+    save_tokenizer(build_tokenizer(vocabulary_texts([make() for make in FAMILIES.values()], 1000)), path)
+    return load_tokenizer(path)
+
+
+@pytest.fixture(scope="module")
+def writer(tokenizer):
+    return DocumentWriter(tokenizer, PromptTemplate())
+
+
+def small_config(**changes):
+    spec = importlib.util.spec_from_file_location("embedded", Path(__file__).parents[1] / "configs" / "embedded_backbone.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    config = module.get_config()
+    config.decoder.update(hidden_size=32, intermediate_size=64, num_hidden_layers=2)
+    config.update(steps=30, batch=32, warmup=5, log_every=5, test_every=30, checkpoint_every=10, skill_questions=4,
+                  vocabulary_questions=1000, lengths=(48, 112))
+    config.update(changes)
+    return config
+
+
+def read_document(tokenizer, document):
+    """A document's text apart: (view, inbox messages, cue word, count, message)."""
+    text = tokenizer.decode(document.tokens, keep_added=True)
+    head, _, own = text.removeprefix("<s>").partition("<node>")
+    cue = "<final>" if "<final>" in own else "<note>"
+    inbox, _, rest = own.partition(cue)
+    count, _, message = rest.removesuffix("</s>").strip().partition(" ")
+    return head.removeprefix(" "), [slot.strip().partition(" ")[2] for slot in inbox.split("<from>")[1:]], cue, int(count), message
+
+
+def facts_of(text, question):
+    """(label, value) pairs of a message whose labels are the question's."""
+    labels, pairs = {fact.label for fact in question.facts}, []
+    for word in text.split():
+        if word in labels:
+            pairs.append([word, []])
+        else:
+            pairs[-1][1].append(word)
+    return [(label, " ".join(value)) for label, value in pairs]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_messages_hold_true_facts_in_the_asked_number(family, tokenizer, writer):
+    rng, task = random.Random(family), FAMILIES[family]()
+    first_labels, ready = collections.Counter(), []
+    for index in range(150):
+        question = task.generate("train", index)
+        document = writer.write(question, rng)
+        assert document.tokens[-1] == tokenizer.end_id
+        view, inbox, cue, count, message = read_document(tokenizer, document)
+        truth = {fact.label: fact.value for fact in question.facts}
+        pairs = facts_of(message, question)
+        assert len(pairs) <= count and all(truth[label] == value for label, value in pairs)
+        if cue == "<final>":
+            assert pairs[-1] == ("answer", question.answer)
+            assert "answer" not in [label for label, _ in pairs[:-1]]
+            shown = {label for slot in inbox for label, value in facts_of(slot, question) if truth[label] == value}
+            ready.append(shown.issuperset(question.facts[-1].needs))
+        elif pairs:
+            first_labels[pairs[0][0]] += 1
+        if question.parts:
+            assert view in (question.text, question.common, *(question.view("share", node) for node in range(len(question.parts))))
+    assert np.mean(ready) > 0.6
+    assert family == "listops" or first_labels  # every family states something
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_only_what_can_be_known_is_a_target(family, tokenizer, writer):
+    """No weight on the prompt and on wrong values; full weight on the whole message."""
+    rng, task = random.Random(family), FAMILIES[family]()
+    wrong = DocumentWriter(tokenizer, PromptTemplate(), Mixture(wrong=1.0, final_ready=0.0, focus=0.0, cut=0.0))
+    for index in range(40):
+        for author in (writer, wrong):
+            document = author.write(task.generate("train", index), rng)
+            cue = max(document.tokens.index(token) if token in document.tokens else -1 for token in (5, 6))
+            assert all(weight == 1.0 for weight in document.weights[cue + 2 :])
+            assert all(weight == 0.0 for weight in document.weights[: document.tokens.index(3)])
+            if author is wrong:
+                assert not any(document.weights[:cue])
+
+
+def test_tags_carry_no_meaning_and_labels_are_not_steered(tokenizer, writer):
+    task, rng = FAMILIES["listops"](), random.Random(0)
+    question = next(q for q in (task.generate("train", index) for index in range(100)) if q.depth == 3)
+    leaves = collections.Counter()
+    for _ in range(12000):
+        _, inbox, cue, _, message = read_document(tokenizer, writer.write(question, rng))
+        if not inbox and cue == "<note>":
+            leaves[message.split()[0]] += 1
+    counts = [leaves[fact.label] for fact in question.facts if not fact.needs]
+    assert len(counts) == 4 and min(counts) > 0.75 * max(counts), counts
+
+
+@pytest.mark.parametrize("skill", SKILLS)
+def test_skill_documents_ask_what_they_say(skill, tokenizer, writer):
+    rng, task = random.Random(skill), FAMILIES["listops"]()
+    for index in range(60):
+        question = task.generate("validation", index)
+        document = writer.skill(question, skill, rng)
+        if document is None:
+            continue
+        _, inbox, cue, _, message = read_document(tokenizer, document)
+        ((label, value),) = facts_of(message, question)
+        (fact,) = [fact for fact in question.facts if fact.label == label]
+        assert tokenizer.decode(document.tokens[slice(*document.probe)]) == value == fact.value
+        shown = {text.split()[0] for text in inbox}
+        assert (cue == "<final>") == (skill == "answer")
+        assert (label in shown) == (skill == "copy")
+        if skill in ("combine", "answer"):
+            assert shown.issuperset(fact.needs)
+        if skill == "direct":
+            assert fact.needs and not shown.intersection(fact.needs)
+
+
+@pytest.mark.parametrize("value", ["True", "No", "0", "9", "10", "-37", "a b c d"])
+def test_corrupted_values_are_wrong_and_of_the_same_kind(value):
+    rng = random.Random(value)
+    for _ in range(50):
+        other = corrupt(value, rng)
+        assert other != value and len(other.split()) == len(value.split())
+
+
+def test_evaluation_rows_never_enter_the_text(tokenizer, writer):
+    rows = evaluation_rows()
+    assert len(rows) > 600
+    source = QuestionSource(EQUAL, {"navigate": (9,), "arithmetic": (5,)}, 0.2)
+    maker = BatchMaker(source, writer, 64, (48, 112), seed=5)
+    seen = 0
+    for step in range(20):
+        for part in maker.batch(step):
+            for row, size in zip(part.tokens, part.lengths):
+                text = tokenizer.decode(row[:size], keep_added=True).removeprefix("<s>").partition("<node>")[0]
+                assert normalise(text) not in rows
+                seen += size > 0
+    assert seen > 1000 and maker.counts["evaluation_rows"] == 0
+
+
+def test_evaluation_rows_are_dropped_and_counted_even_from_a_careless_generator(writer, monkeypatch):
+    source = QuestionSource({"boolean": 1.0}, {}, 0.0)
+    row = FAMILIES["boolean"]().read("not ( True ) and ( True ) is")
+    turns = iter(range(10**9))
+    monkeypatch.setattr(source, "draw", lambda rng: row if next(turns) % 3 == 0 else FAMILIES["boolean"]().generate("train", next(turns)))
+    maker = BatchMaker(source, writer, 16, (112,), seed=0)
+    text = " ".join(str(writer.tokenizer.decode(tokens)) for tokens in maker.batch(0)[0].tokens)
+    assert maker.counts["evaluation_rows"] > 3 and normalise(row.text) not in normalise(text)
+
+
+def test_boolean_training_stays_away_from_the_length_of_the_file():
+    source = QuestionSource({"boolean": 1.0}, dict(small_config().extra_depths), 0.5)
+    rng = random.Random(0)
+    assert 8 not in {source.draw(rng).depth for _ in range(200)}
+
+
+def test_deeper_questions_stay_apart_from_the_held_out_ones():
+    task = FAMILIES["listops"]()
+    deep = deeper(task, (task.held_out_depth,))
+    drawn = {deep.generate("train", index).text for index in range(300)}
+    assert {deep.generate("train", index).depth for index in range(20)} == {task.held_out_depth}
+    assert not drawn.intersection(task.generate("held_out", index).text for index in range(300))
+
+
+def test_unknown_families_and_shares_are_refused():
+    with pytest.raises(ValueError, match="unknown family 'lisp'.*listops"):
+        QuestionSource({"lisp": 1.0}, {}, 0.0)
+    with pytest.raises(ValueError, match="positive sum"):
+        QuestionSource({"listops": 0.0}, {}, 0.0)
+
+
+def test_batches_depend_on_seed_and_step_alone(writer):
+    def maker(seed):
+        return BatchMaker(QuestionSource(EQUAL, {}, 0.0), writer, 32, (48, 112), seed)
+
+    first, other = maker(0), maker(1)
+    straight = [first.batch(step) for step in range(3)]
+    for parts, again in zip(straight[1:], ahead(maker(0), 1, 3)):
+        jax.tree.map(np.testing.assert_array_equal, parts, again)
+    assert not np.array_equal(straight[0][0].tokens, other.batch(0)[0].tokens)
+    assert np.isclose(sum(part.weights.sum() for part in straight[0]), 1.0)
+
+
+def test_an_error_in_the_document_thread_reaches_the_loop(writer):
+    maker = BatchMaker(QuestionSource(EQUAL, {}, 0.0), writer, 16, (112,), 0)
+    maker.batch = lambda step: 1 / 0
+    with pytest.raises(ZeroDivisionError):
+        next(ahead(maker, 0, 2))
+
+
+def test_the_fast_path_equals_the_decoder(tokenizer, writer):
+    config = DecoderConfig(tokenizer.vocab_size, 32, 64, 2, 4, 2, 8, rope_theta=1000.0)
+    backbone = init_backbone(config, jax.random.key(0))
+    rng, task = random.Random(0), FAMILIES["listops"]()
+    documents = [writer.write(task.generate("train", index), rng) for index in range(6)]
+    documents = [document for document in documents if len(document.tokens) <= 96]
+    part = pack_documents(documents, 8, 96)
+    valid = jnp.arange(96, dtype=jnp.int32)[None] < part.lengths[:, None]
+    hidden, _ = backbone(jnp.asarray(part.tokens)[:, None], valid[:, None], jnp.zeros((8, 1), jnp.int32))
+    expected = backbone.logits(hidden[:, 0].reshape(8 * 96, -1)[part.where])
+    used = part.weights > 0
+    np.testing.assert_allclose(target_logits(backbone.params, config, part)[used], expected[used], atol=2e-5)
+    np.testing.assert_array_equal(part.targets[used], part.tokens.reshape(-1)[part.where[used] + 1])
+
+
+def test_a_tiny_run_learns_resumes_and_exports(tmp_path, monkeypatch):
+    """30 steps lower the loss; a run cut after 10 steps ends with the same weights as a straight one."""
+    export, again = tmp_path / "export", tmp_path / "again"
+    summary = train(small_config(export=str(export)), tmp_path / "run")
+    log = [json.loads(line) for line in (export / "pretrain_log.jsonl").read_text().splitlines()]
+    assert log[-1]["loss"] < 0.8 * log[0]["loss"] and log[-1]["step"] == 30
+    assert set(summary["skills"]) == set(FAMILIES) and json.loads((export / "skills.json").read_text()) == summary
+    assert summary["evaluation_rows_dropped"] == 0
+    straight = load_backbone(export)
+    assert load_tokenizer(export).vocab_size == straight.config.vocab_size
+    assert {path.name for path in export.iterdir()} == {
+        "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "pretrain_log.jsonl", "skills.json"}
+
+    config = small_config(export=str(again))
+    whole = BatchMaker.batch
+    with monkeypatch.context() as patch:
+        # Stops three steps after a checkpoint, as a kill would.
+        patch.setattr(BatchMaker, "batch", lambda self, step: whole(self, step) if step < 13 else _stop())
+        with pytest.raises(RuntimeError, match="stopped"):
+            train(config, tmp_path / "cut")
+    train(config, tmp_path / "cut")
+    for one, other in zip(jax.tree.leaves(straight.params), jax.tree.leaves(load_backbone(again).params)):
+        np.testing.assert_array_equal(one, other)
+    steps = [json.loads(line)["step"] for line in (again / "pretrain_log.jsonl").read_text().splitlines()]
+    assert steps == [5, 10, 15, 20, 25, 30]
+    with pytest.raises(ValueError, match="another config"):
+        train(small_config(seed=1, export=str(again)), tmp_path / "run")
+
+
+def _stop():
+    raise RuntimeError("stopped")
