@@ -72,11 +72,12 @@ class Ours:
         return {}
 
     def save_episodes(self) -> dict:
-        """Every node's rows `[B * G, prompt + message]`, for the peer. All of them are full: no padding is left out."""
+        """Every node's rows `[B * G, prompt + message]`, for the peer. Padding is left out; all rows of a node are equally long."""
         rows = {}
-        for layer in self.episodes:
-            assert bool(layer.shared_valid.all() & layer.own_valid.all() & layer.live.all())
-            for shared, own, message in zip(*(np.asarray(x) for x in (layer.shared, layer.own, layer.message))):
+        for layer in jax.tree.map(np.asarray, self.episodes):
+            assert layer.own_valid.all() and layer.live.all(), "a message ended early, though the end token is forbidden"
+            for shared, valid, own, message in zip(layer.shared, layer.shared_valid, layer.own, layer.message):
+                shared = shared[valid].reshape(len(shared), 1, -1)
                 whole = np.concatenate([np.repeat(shared, message.shape[1], axis=1), own, message], axis=-1)
                 rows[f"node{len(rows)}"] = whole.reshape(-1, whole.shape[-1])
         np.savez(self.folder / "episodes.npz", **rows)

@@ -23,26 +23,24 @@ def get_config():
     )
 
     # Shares of the families among documents, and how documents are drawn (fields of pretrain.documents.Mixture).
-    config.families = dict(listops=0.20, modular=0.15, boolean=0.15, strings=0.12, navigate=0.18, arithmetic=0.10, parts=0.10)
+    config.families = dict(listops=0.22, modular=0.12, boolean=0.18, strings=0.12, navigate=0.19, arithmetic=0.05, parts=0.12)
     config.mixture = ml_collections.ConfigDict()
     # A tenth of the questions are deeper than the training mixture. Boolean stays away from the 8 tokens of the BBH file.
     config.extra_depths = dict(listops=(4,), modular=(4,), strings=(5,), navigate=(9, 10), arithmetic=(5,), parts=(4,))
     config.extra_share = 0.10
     config.vocabulary_questions = 2000
 
-    config.steps = 3000
-    config.batch = 256
+    config.steps = 5500
+    config.batch = 128
     config.lengths = (32, 40, 48, 60, 76, 112)
-    config.matrix_learning_rate = 0.02  # Muon, for the matrices of the layers
-    config.momentum = 0.95
-    config.learning_rate = 4e-3  # AdamW, for embedding and norms
+    config.learning_rate = 4e-3
     config.warmup = 100
-    config.b2 = 0.95
+    config.b2 = 0.98
     config.weight_decay = 0.02
     config.clip = 1.0
 
-    config.log_every = 50
-    config.test_every = 200
-    config.checkpoint_every = 200
+    config.log_every = 100
+    config.test_every = 500
+    config.checkpoint_every = 500
     config.skill_questions = 64
     return config

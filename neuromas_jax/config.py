@@ -62,7 +62,7 @@ class FamilyConfig:
     Attributes:
       task: name for `tasks.make_task`; the family's own key by default.
       options: options of the task, such as depths, or the path of a JSONL file.
-      message_tokens: most tokens of a message, its end token included; one number, or one per layer of the graph.
+      message_tokens: most tokens of a message, which closes with the end token if it is shorter; one number, or one per layer of the graph.
       tokens_per_fact: tokens of one `label value`; the prompt tells a node how many facts its message holds.
       buckets: lengths that questions are padded to; one trace each.
       view: what the graph's nodes see of the question: one word, or one per layer.
@@ -72,7 +72,7 @@ class FamilyConfig:
 
     task: str = ""
     options: Any = dataclasses.field(default_factory=dict)
-    message_tokens: Any = 3
+    message_tokens: Any = 2
     tokens_per_fact: int = 2
     buckets: tuple[int, ...] = (32,)
     view: Any = "all"

@@ -86,7 +86,7 @@ def prompt_ids(graph, template, tokenizer, question, node, inbox):
             ids += tokenizer.encode_template(template.slot.format(k=k + 1)) + list(inbox[sender])
     length = graph.layers[layer].message_tokens
     cue = template.final if layer == graph.rounds - 1 else template.note
-    facts = max(1, (length - 1) // template.tokens_per_fact)
+    facts = max(1, length // template.tokens_per_fact)
     return ids + tokenizer.encode_template(cue.format(message_tokens=length, facts=facts))
 
 

@@ -1,5 +1,6 @@
 """Pretraining: documents state right facts and nothing of the evaluation files, the fast path equals the decoder, a tiny run learns."""
 
+import re
 import collections
 import importlib.util
 import json
@@ -57,7 +58,7 @@ def read_document(tokenizer, document):
     cue = "<final>" if "<final>" in own else "<note>"
     inbox, _, rest = own.partition(cue)
     count, _, message = rest.removesuffix("</s>").strip().partition(" ")
-    return head.removeprefix(" "), [slot.strip().partition(" ")[2] for slot in inbox.split("<from>")[1:]], cue, int(count), message
+    return head.removeprefix(" "), [slot.strip() for slot in re.split(r"<from[0-9]+>", inbox)[1:]], cue, int(count), message
 
 
 def facts_of(text, question):

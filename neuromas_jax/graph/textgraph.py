@@ -25,7 +25,7 @@ class Layer:
 
     Attributes:
       width: number of nodes.
-      message_tokens: most tokens a node writes, its end token included (2 or more).
+      message_tokens: most tokens a node writes (2 or more); a shorter message closes with the end token.
       reads: indices of the earlier layers whose messages every node of this layer may read.
       view: what of the question a node sees: "all"; its "share" of a question in parts; only what is "common" to the parts.
       edges: None (every node reads every sender), or one row per node of this layer with one bool per sender, senders in the
@@ -58,7 +58,7 @@ class TextGraph:
                 raise ValueError(f"{name} has width {layer.width}; a layer has 1 node or more")
             if layer.message_tokens < 2:
                 raise ValueError(
-                    f"{name} has message_tokens {layer.message_tokens}; 2 or more are needed (one token and the end token)"
+                    f"{name} has message_tokens {layer.message_tokens}; 2 or more are needed"
                 )
             if layer.view not in VIEWS:
                 raise ValueError(f"{name} has view {layer.view!r}; allowed are {', '.join(VIEWS)}")

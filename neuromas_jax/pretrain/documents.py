@@ -3,7 +3,7 @@
 Unsteered on purpose. The node's tag is random, and which fact a message states is a uniform draw among those that fit,
 so the backbone learns how to state any fact, never which one is wanted of a node. A document is
 
-    <s> [MAX 3 5 ] <node> 4 2   <from> 1 B 5 <from> 2 C 9   <note> 1   E 9 </s>
+    <s> [MAX 3 5 ] <node> 4 2   <from1> B 5 <from2> C 9   <note> 1   E 9 </s>
 
 and counts as a loss the facts of the message (label, value, end) and the values of the inbox's true facts.
 """
@@ -201,7 +201,7 @@ class _Page:
                     self.shown.add(fact.label)
 
     def cue(self, segment: str, count: int) -> None:
-        budget = dict(facts=count, message_tokens=count * self.writer.template.tokens_per_fact + 1)
+        budget = dict(facts=count, message_tokens=count * self.writer.template.tokens_per_fact)
         self._add(self.writer.control(segment.format(**budget)), 0.0)
 
     def fact(self, fact: Fact) -> None:

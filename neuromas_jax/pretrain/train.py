@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import optax.contrib
 from absl import logging
 
 from neuromas_jax.backbone.decoder import Backbone, DecoderConfig, init_backbone
@@ -29,25 +28,15 @@ REFUSED_SAMPLE = 20_000  # questions of each family whose refused draws are coun
 
 
 def make_optimizer(config) -> optax.GradientTransformation:
-    """Muon (Jordan et al. 2024) for the matrices of the layers, AdamW for embedding and norms; warm-up, then cosine to zero."""
+    """AdamW with warm-up and cosine to zero; norms are not decayed."""
 
-    def schedule(peak):
-        return optax.warmup_cosine_decay_schedule(0.0, peak, config.warmup, config.steps)
+    def matrices(params):
+        return jax.tree.map_with_path(lambda path, _: "norm" not in jax.tree_util.keystr(path), params)
 
-    def sides(params):
-        matrix = optax.contrib.MuonDimensionNumbers(reduction_axis=1, output_axis=2)  # of [L, in, out]
-        return jax.tree.map_with_path(lambda path, x: matrix if x.ndim == 3 else None, params)
-
+    schedule = optax.warmup_cosine_decay_schedule(0.0, config.learning_rate, config.warmup, config.steps)
     return optax.chain(
         optax.clip_by_global_norm(config.clip),
-        optax.contrib.muon(
-            schedule(config.matrix_learning_rate),
-            beta=config.momentum,
-            weight_decay=config.weight_decay,
-            adam_b2=config.b2,
-            adam_learning_rate=schedule(config.learning_rate),
-            muon_weight_dimension_numbers=sides,
-        ),
+        optax.adamw(schedule, b1=0.9, b2=config.b2, weight_decay=config.weight_decay, mask=matrices),
     )
 
 

@@ -16,7 +16,8 @@ from tokenizers import decoders, models, pre_tokenizers
 from neuromas_jax.tasks import Task
 
 PAD, START, END = "<pad>", "<s>", "</s>"
-CONTROL_TOKENS = (PAD, START, END, "<node>", "<from>", "<note>", "<final>")
+SLOTS = 16  # messages of an inbox whose label is one token; the label of a later one falls apart into bytes
+CONTROL_TOKENS = (PAD, START, END, "<node>", "<note>", "<final>", *(f"<from{k}>" for k in range(1, SLOTS + 1)))
 
 # The fixed wording of BBH navigate as single pieces: a walk of 8 instructions is 10 tokens and not 50.
 PHRASES = (

@@ -6,7 +6,7 @@ A prompt has three blocks, each left-padded alone to a static length:
 
 A first-layer node has no inbox; its cue ends the shared block. For the embedded template and the second node of layer 2:
 
-    <s> [MAX 3 5 ] <node> 2 2    <from> 1 B 5 <from> 2 C 9 <note> 1    E 9 </s>
+    <s> [MAX 3 5 ] <node> 2 2    <from1> B 5 <from2> C 9 <note> 1    E 9 </s>
 """
 
 import dataclasses
@@ -24,13 +24,13 @@ class PromptTemplate:
     """The fixed words of a node's prompt. No roles: a node learns its place, the question and its messages.
 
     Fields may use `{layer}` and `{index}` (both from 1), `{k}` (place in the inbox, from 1), `{message_tokens}` and
-    `{facts}`: how many facts of `tokens_per_fact` tokens fit into the message beside its end token. Template text may hold
-    control tokens; questions and messages cannot (see `text.tokenizer`).
+    `{facts}`: how many facts of `tokens_per_fact` tokens fit into the message. Template text may hold control tokens;
+    questions and messages cannot (see `text.tokenizer`).
     """
 
     start: str = "<s>"
     tag: str = "<node> {layer} {index}"
-    slot: str = "<from> {k}"
+    slot: str = "<from{k}>"
     note: str = "<note> {facts}"
     final: str = "<final> {facts}"
     tokens_per_fact: int = 2
@@ -51,7 +51,7 @@ def layer_prompts(graph: TextGraph, template: PromptTemplate, tokenizer: Tokeniz
     prompts = []
     for number, layer in enumerate(graph.layers):
         last = number == len(graph.layers) - 1
-        budget = dict(message_tokens=layer.message_tokens, facts=max(1, (layer.message_tokens - 1) // template.tokens_per_fact))
+        budget = dict(message_tokens=layer.message_tokens, facts=max(1, layer.message_tokens // template.tokens_per_fact))
         cue = tuple(tokenizer.encode_template((template.final if last else template.note).format(**budget)))
         senders = graph.senders(number)
         tails = []
