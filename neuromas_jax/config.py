@@ -67,7 +67,8 @@ class FamilyConfig:
       buckets: lengths that questions are padded to; one trace each.
       view: what the graph's nodes see of the question: one word, or one per layer.
       files: BBH files that are evaluated with what was trained on this family.
-      adapters: for evaluation without training: folder of saved adapters, laid out as `adapters/<family>/<method>_seed<n>`.
+      adapters: for evaluation without training: folder with `<method>_seed<n>/adapters.safetensors` and `done.json`, as an
+        experiment leaves them under `train/<family>`.
     """
 
     task: str = ""
@@ -96,6 +97,7 @@ class Config:
     Attributes:
       backbone: "embedded", or a folder with config.json, model.safetensors and a tokenizer.
       families: name -> `FamilyConfig`.
+      order: names of the families in the order in which they are done; alphabetical where it is empty.
       methods: names of `methods.METHODS`.
       seeds: seeds of training; the backbone is one and the same.
       learning_rate: per method; "default" serves the others. A sweep replaces both.
@@ -106,6 +108,7 @@ class Config:
 
     backbone: str = "embedded"
     families: dict[str, FamilyConfig] = dataclasses.field(default_factory=dict)
+    order: tuple[str, ...] = ()
     methods: tuple[str, ...] = ("graph",)
     seeds: tuple[int, ...] = (0,)
     graph: GraphConfig = GraphConfig()
@@ -157,9 +160,11 @@ def parse(config: Mapping) -> Config:
     families = values.get("families", {})
     if not isinstance(families, Mapping) or not families:
         raise ValueError(f"config.families is {families!r}; name at least one family, such as dict(listops=dict())")
+    order = tuple(values.get("order") or sorted(families))
+    if sorted(order) != sorted(families):
+        raise ValueError(f"config.order is {order}; name each of the families {', '.join(sorted(families))} once, or leave it out")
     values["families"] = {
-        name: _section(FamilyConfig, {**family, "task": family.get("task") or name}, f"families.{name}")
-        for name, family in families.items()
+        name: _section(FamilyConfig, {**families[name], "task": families[name].get("task") or name}, f"families.{name}") for name in order
     }
     parsed = _section(Config, values, "")
     _check(parsed)

@@ -21,7 +21,7 @@ FAMILIES = {
 }
 FILES = {"bbh": bbh_task, "jsonl": jsonl}
 
-__all__ = ["FAMILIES", "FILES", "Fact", "FileTask", "Question", "Task", "Verdict", "bbh", "jsonl", "make_task"]
+__all__ = ["FAMILIES", "FILES", "Fact", "FileTask", "Question", "Task", "Verdict", "bbh", "bbh_task", "jsonl", "make_task"]
 
 
 def make_task(name: str, **options) -> Task | FileTask:

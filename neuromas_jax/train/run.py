@@ -79,8 +79,8 @@ def make_run(config: Config, family_name: str, method_name: str, learning_rate: 
 class Compiled:
     """The two programs of a run, compiled ahead of time per question bucket; compile seconds are kept apart from run time.
 
-    `compile_seconds` maps (program, bucket) to seconds. A second trace of the same pair is an error: static shapes are the
-    contract, and a silent recompile would cost more than the step.
+    `compile_seconds` maps (program, bucket) to seconds: one entry per trace. A call with other shapes than the bucket's is an
+    error, never a silent recompile.
     """
 
     def __init__(self, run: Run):
@@ -89,6 +89,10 @@ class Compiled:
         self._programs: dict[tuple[str, int], jax.stages.Compiled] = {}
         self._rollout = jax.jit(functools.partial(rollout, run.program))
         self._update = jax.jit(functools.partial(update, run.objective, dataclasses.replace(run.optimizer, learning_rate=0.0), run.program), donate_argnums=1)
+
+    def share(self, other: "Compiled") -> None:
+        """Uses the programs of another run with the same static parts (`Program`, objective, optimizer constants, batch size)."""
+        self._programs = other._programs
 
     def _call(self, name: str, bucket: int, function, args):
         if (name, bucket) not in self._programs:

@@ -1,0 +1,1 @@
+"""Families x methods x seeds: sweeps, training, evaluation, results. Resumable cell by cell."""

@@ -1,0 +1,77 @@
+"""Cells of an experiment: one training (or sweep trial) each, in a folder of its own, done once, by whichever process takes it."""
+
+import contextlib
+import dataclasses
+import fcntl
+import json
+import os
+from pathlib import Path
+
+from neuromas_jax.config import Config
+from neuromas_jax.methods import make_method
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """Train `method` on `family` with `seed` at `learning_rate` for `steps`."""
+
+    family: str
+    method: str
+    seed: int
+    learning_rate: float
+    steps: int
+
+    def folder(self, workdir: Path, stage: str) -> Path:
+        name = f"{self.method}_seed{self.seed}"
+        return workdir / stage / self.family / (f"{name}_lr{self.learning_rate:g}" if stage == "sweep" else name)
+
+
+def trained_methods(config: Config, family: str) -> list[str]:
+    """The methods that the config's methods need trained, each once."""
+    names = [make_method(name, config, config.families[family]).trained_as for name in config.methods]
+    return list(dict.fromkeys(name for name in names if name))
+
+
+def sweep_cells(config: Config, family: str) -> list[Cell]:
+    sweep = config.sweep
+    return [Cell(family, method, sweep.seed, rate, sweep.steps)
+            for method in trained_methods(config, family) for rate in sweep.learning_rates]
+
+
+def learning_rate(config: Config, workdir: Path, family: str, method: str) -> float:
+    """The swept rate with the best validation accuracy (the lowest of equals), or the config's where nothing is swept."""
+    if not config.sweep.learning_rates:
+        return config.learning_rate.get(method, config.learning_rate.get("default", config.optimizer.learning_rate))
+    results = [(read_done(cell.folder(workdir, "sweep"))["validation"], -cell.learning_rate)
+               for cell in sweep_cells(config, family) if cell.method == method]
+    return -max(results)[1]
+
+
+def train_cells(config: Config, workdir: Path, family: str) -> list[Cell]:
+    return [Cell(family, method, seed, learning_rate(config, workdir, family, method), config.training.steps)
+            for method in trained_methods(config, family) for seed in config.seeds]
+
+
+def read_done(folder: Path) -> dict | None:
+    """What a finished cell left, or None."""
+    path = folder / "done.json"
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def write_done(folder: Path, record: dict) -> None:
+    temporary = folder / "done.json.tmp"
+    temporary.write_text(json.dumps(record, indent=1))
+    os.replace(temporary, folder / "done.json")
+
+
+@contextlib.contextmanager
+def claim(folder: Path):
+    """Yields whether this process may work in the folder. The claim ends with the process, so a killed one leaves none behind."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        yield True

@@ -1,0 +1,82 @@
+"""Evaluation sets and the records of `results.jsonl`."""
+
+import dataclasses
+import functools
+
+import jax
+
+from neuromas_jax.config import Config
+from neuromas_jax.tasks import Question, bbh_task, make_task
+from neuromas_jax.tasks.shallow import bar, majority
+from neuromas_jax.train.batches import distinct_questions
+from neuromas_jax.train.evaluate import evaluate
+from neuromas_jax.train.run import Compiled
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class EvaluationSet:
+    """Questions with the scores that anything must beat.
+
+    Attributes:
+      name: set name in the records.
+      task: whose verifier judges.
+      questions: what is asked.
+      depth: their depth; None where it varies.
+      chance, majority, shallow: accuracy of a uniform guess, of the most frequent answer, and of the best shallow rule.
+      rule: what that rule looks at.
+    """
+
+    name: str
+    task: object
+    questions: list[Question]
+    depth: int | None
+    chance: float
+    majority: float
+    shallow: float
+    rule: str
+
+
+def evaluation_sets(config: Config, family_name: str) -> dict[tuple, EvaluationSet]:
+    """Test questions of every depth, the held-out depth, and the family's BBH files, each file whole."""
+    family = config.families[family_name]
+    return _sets(family_name, family.task, tuple(sorted(dict(family.options).items())), family.files, config.test_questions)
+
+
+@functools.cache
+def _sets(name: str, task_name: str, options: tuple, files: tuple, count: int) -> dict[tuple, EvaluationSet]:
+    task = make_task(task_name, **dict(options))
+    found = {}
+
+    def add(set_name, judge, questions, depth):
+        if questions:
+            rule = bar(questions, judge)
+            found[set_name, depth] = EvaluationSet(
+                set_name, judge, questions, depth, judge.chance, majority(questions).accuracy, rule.accuracy, rule.rule)
+
+    if hasattr(task, "questions"):
+        add(name, task, distinct_questions(task, "test", None, 10**9), None)
+    else:
+        for depth in task.depths:
+            add(name, task, distinct_questions(task, "test", depth, count), depth)
+        add(f"{name}_held_out", task, distinct_questions(task, "held_out", task.held_out_depth, count), task.held_out_depth)
+    for file in files:
+        judge = bbh_task(file)
+        add(f"bbh_{file}", judge, list(judge.questions("test")), None)
+    return found
+
+
+def evaluate_method(compiled: Compiled, bank, sets: dict, family: str, seed: int, learning_rate: float | None) -> list[dict]:
+    """One record per evaluation set: see the fields in README.md."""
+    method, records = compiled.run.method, []
+    for chosen in sets.values():
+        scores = evaluate(compiled, bank, chosen.questions, jax.random.fold_in(jax.random.key(seed), 3), task=chosen.task)
+        low, high = scores.interval
+        records.append({
+            "method": method.name, "topology": str(method.graph), "family": family, "set": chosen.name, "depth": chosen.depth,
+            "seed": seed, "n": scores.n, "accuracy": scores.accuracy, "low": low, "high": high, "chance": chosen.chance,
+            "majority": chosen.majority, "shallow": chosen.shallow, "shallow_rule": chosen.rule, "format_rate": scores.format_rate,
+            "truncated": scores.truncated, "top_answer_share": scores.top_answer_share, "too_long": scores.too_long,
+            "calls": method.calls, "rounds": method.rounds, "tokens": scores.tokens,
+            "trainable_parameters": compiled.run.trainable_parameters if method.trained_as else 0, "learning_rate": learning_rate,
+        })
+    return records

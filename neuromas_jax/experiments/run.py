@@ -1,0 +1,189 @@
+"""Runs an experiment: sweep, train, evaluate, report. Running the same command again goes on where it stopped."""
+
+import json
+import os
+from pathlib import Path
+import subprocess
+import sys
+import time
+
+from absl import logging
+import jax
+from safetensors.numpy import load_file, save_file
+import numpy as np
+
+from neuromas_jax.config import Config
+from neuromas_jax.experiments.cells import Cell, claim, read_done, sweep_cells, train_cells, write_done
+from neuromas_jax.experiments.evaluation import evaluate_method, evaluation_sets
+from neuromas_jax.methods import check_methods
+from neuromas_jax.train.batches import distinct_questions, question_ids
+from neuromas_jax.train.evaluate import evaluate
+from neuromas_jax.train.loop import train
+from neuromas_jax.train.run import Compiled, Run, make_run
+
+COMPILED: dict[tuple, Compiled] = {}
+
+
+def compiled_for(run: Run) -> Compiled:
+    """Programs are shared by every family, seed and learning rate that has the same static parts."""
+    key = (run.program, run.objective, run.optimizer.clip, run.config.backbone, run.config.rollout, run.config.adapters)
+    if key in COMPILED:
+        shared = Compiled(run)
+        shared.share(COMPILED[key])
+        return shared
+    return COMPILED.setdefault(key, Compiled(run))
+
+
+def check(config: Config, workdir: Path) -> None:
+    """Finds bad input before anything is compiled or written.
+
+    Raises:
+      ValueError: with the value, the allowed ones and the next step.
+    """
+    check_methods(config.methods)
+    for family in config.families:
+        for method in config.methods:
+            run = make_run(config, family, method)
+        if not config.families[family].adapters:
+            question_ids(run.task.generate("train", 0), run.method.graph, run.parts.tokenizer, run.family.buckets)
+        for questions in evaluation_sets(config, family).values():
+            if config.rollout.too_long == "error":
+                for question in questions.questions:
+                    question_ids(question, run.method.graph, run.parts.tokenizer, run.family.buckets)
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        probe = workdir / ".writable"
+        probe.write_text("")
+        probe.unlink()
+    except OSError as error:
+        raise ValueError(f"workdir {workdir} cannot be written ({error}); give another --workdir") from error
+
+
+def run_experiment(config: Config, workdir: Path, worker: int = 0) -> None:
+    """Does all cells of all families, alone or beside other workers, family by family."""
+    for family in config.families:
+        if config.families[family].adapters:
+            continue
+        work_through([(cell, "sweep") for cell in sweep_cells(config, family)], config, workdir)
+        work_through([(cell, "train") for cell in train_cells(config, workdir, family)], config, workdir)
+    for family in config.families:
+        evaluate_family(config, workdir, family)
+
+
+def work_through(cells: list[tuple[Cell, str]], config: Config, workdir: Path) -> None:
+    """Does every cell that no other process is doing, and returns when all are done."""
+    while True:
+        waiting = [(cell, stage) for cell, stage in cells if read_done(cell.folder(workdir, stage)) is None]
+        if not waiting:
+            return
+        worked = False
+        for cell, stage in waiting:
+            with claim(cell.folder(workdir, stage)) as mine:
+                if mine and read_done(cell.folder(workdir, stage)) is None:
+                    do_cell(cell, stage, config, workdir)
+                    worked = True
+        if not worked:
+            time.sleep(1.0)
+
+
+def do_cell(cell: Cell, stage: str, config: Config, workdir: Path) -> None:
+    """Trains one cell and leaves its adapters and validation accuracy."""
+    folder = cell.folder(workdir, stage)
+    run = make_run(config, cell.family, cell.method, cell.learning_rate)
+    compiled = compiled_for(run)
+    title = f"{stage} {cell.family}/{cell.method} seed {cell.seed} lr {cell.learning_rate:g}"
+    started = time.perf_counter()
+    state = train(compiled, folder, cell.seed, cell.steps, title)
+    validation = distinct_questions(run.task, "validation", None, config.training.validation_questions)
+    accuracy = evaluate(compiled, state.learner.bank, validation, jax.random.key(cell.seed)).accuracy
+    save_adapters(folder / "adapters.safetensors", state.learner.bank)
+    write_done(folder, {
+        "validation": accuracy, "learning_rate": cell.learning_rate, "steps": cell.steps, "seed": cell.seed,
+        "seconds": round(time.perf_counter() - started, 1), "samples": cell.steps * config.rollout.questions * config.rollout.group,
+    })
+    logging.info("%s: validation %.3f", title, accuracy)
+
+
+def save_adapters(path: Path, bank) -> None:
+    save_file({f"{site}.{name}": np.asarray(value) for site, pair in bank.items() for name, value in pair.items()}, path)
+
+
+def load_adapters(path: Path, like) -> dict:
+    """Adapters from a file. Raises ValueError if it is missing or holds other sites or shapes than this run's."""
+    if not path.exists():
+        raise ValueError(f"adapters {path} are missing; train them, or drop the family that names this folder from the config")
+    stored = load_file(path)
+    bank = {site: {name: stored.get(f"{site}.{name}") for name in pair} for site, pair in like.items()}
+    for site, pair in like.items():
+        for name, value in pair.items():
+            found = bank[site][name]
+            if found is None or found.shape != value.shape:
+                raise ValueError(
+                    f"{path} does not fit: {site}.{name} is {None if found is None else found.shape}, this graph needs {value.shape}; "
+                    "use the graph, ranks and backbone that these adapters were trained with"
+                )
+    return jax.tree.map(jax.numpy.asarray, bank)
+
+
+def adapters_folder(config: Config, workdir: Path, family: str) -> Path:
+    """Where a family's trained adapters lie: the config's folder, or what this experiment trains."""
+    stored = config.families[family].adapters
+    return Path(stored) if stored else workdir / "train" / family
+
+
+def evaluate_family(config: Config, workdir: Path, family: str) -> None:
+    """Writes the records of every method and seed that are not written yet."""
+    sets = evaluation_sets(config, family)
+    for method in config.methods:
+        for seed in config.seeds:
+            folder = workdir / "evaluation" / family / f"{method}_seed{seed}"
+            with claim(folder) as mine:
+                if not mine or read_done(folder):
+                    continue
+                run = make_run(config, family, method)
+                bank, rate = run.new_bank(seed), None
+                if run.method.trained_as:
+                    source = adapters_folder(config, workdir, family) / f"{run.method.trained_as}_seed{seed}"
+                    done = read_done(source)
+                    if done is None and not config.families[family].adapters:
+                        continue  # another worker has yet to train it
+                    bank, rate = load_adapters(source / "adapters.safetensors", bank), done["learning_rate"]
+                write_done(folder, {"records": evaluate_method(compiled_for(run), bank, sets, family, seed, rate)})
+
+
+def collect(config: Config, workdir: Path) -> list[dict]:
+    """All records written so far, in the config's order; also writes `results.jsonl`."""
+    records = []
+    for family in config.families:
+        for method in config.methods:
+            for seed in config.seeds:
+                done = read_done(workdir / "evaluation" / family / f"{method}_seed{seed}")
+                records += done["records"] if done else []
+    temporary = workdir / "results.jsonl.tmp"
+    temporary.write_text("".join(json.dumps(record) + "\n" for record in records))
+    os.replace(temporary, workdir / "results.jsonl")
+    return records
+
+
+def run_workers(config: Config, workdir: Path, arguments: list[str]) -> None:
+    """Runs the experiment in `config.workers` processes: this one, and others started with the same flags.
+
+    Raises:
+      RuntimeError: another worker failed; its log is named.
+    """
+    others = []
+    for number in range(1, config.workers):
+        log = open(workdir / f"worker{number}.log", "a")
+        others.append(subprocess.Popen(
+            [sys.executable, "-m", "neuromas_jax.main", *arguments, f"--worker={number}"], stdout=log, stderr=subprocess.STDOUT))
+    try:
+        run_experiment(config, workdir)
+    finally:
+        if sys.exc_info()[0]:
+            for process in others:
+                process.terminate()
+        codes = [process.wait() for process in others]
+    if any(codes):
+        raise RuntimeError(f"a worker ended with {max(codes)}; see {workdir}/worker*.log, then run the same command again")
+    for family in config.families:  # what was waiting for another worker's training
+        evaluate_family(config, workdir, family)
