@@ -11,9 +11,9 @@ import pathlib
 import jax
 import numpy as np
 
-from neuromas_jax.backbone import DecoderConfig, init_backbone, save_backbone
+from neuromas_jax.backbone import DecoderConfig, init_backbone, load_config, save_backbone
 from neuromas_jax.backbone.adapters import init_bank
-from neuromas_jax.backbone.embedded import EMBEDDED
+from neuromas_jax.backbone.huggingface import EMBEDDED
 from neuromas_jax.graph import node_slots, text_graph
 from neuromas_jax.rollout import Sampling
 from neuromas_jax.rollout.episodes import Program, make_program
@@ -21,8 +21,7 @@ from neuromas_jax.text.prompt import PromptTemplate
 from neuromas_jax.text.tokenizer import load_tokenizer
 
 SIZES = {
-    "embedded": DecoderConfig(vocab_size=600, hidden_size=64, intermediate_size=192, num_hidden_layers=3, num_attention_heads=4,
-                              num_key_value_heads=2, head_dim=16, rope_theta=1e4),
+    "embedded": load_config(EMBEDDED),  # the sizes of the backbone that the package ships
     "32M": DecoderConfig(vocab_size=8192, hidden_size=512, intermediate_size=1536, num_hidden_layers=9, num_attention_heads=8,
                          num_key_value_heads=4, head_dim=64, rope_theta=1e4),
 }
@@ -55,7 +54,7 @@ def write_scene(folder: pathlib.Path, size: str, load: Load) -> int:
         factors[f"{site}.a"] = np.asarray(pair["a"])
         factors[f"{site}.b"] = draw.normal(0, 0.02, pair["b"].shape).astype(np.float32)  # not zero: an adapter that is at work
     np.savez(folder / "bank.npz", **factors)
-    words = draw.integers(len(program.sampling.forbidden), backbone.config.vocab_size, (load.questions, load.question_tokens))
+    words = draw.integers(max(program.sampling.forbidden) + 1, backbone.config.vocab_size, (load.questions, load.question_tokens))
     np.savez(folder / "questions.npz", tokens=words.astype(np.int32))
     layers = [{"width": layer.width, "reads": layer.reads, "start": prompt.start, "tails": prompt.tails, "slots": prompt.slots, "cue": prompt.cue}
               for layer, prompt in zip(program.graph.layers, program.prompts)]
