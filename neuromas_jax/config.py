@@ -96,6 +96,7 @@ class Config:
 
     Attributes:
       backbone: "embedded", or a folder with config.json, model.safetensors and a tokenizer.
+      remat: compute decoder layers again in the backward pass instead of keeping their values; for large backbones.
       families: name -> `FamilyConfig`.
       order: names of the families in the order in which they are done; alphabetical where it is empty.
       methods: names of `methods.METHODS`.
@@ -107,6 +108,7 @@ class Config:
     """
 
     backbone: str = "embedded"
+    remat: bool = False
     families: dict[str, FamilyConfig] = dataclasses.field(default_factory=dict)
     order: tuple[str, ...] = ()
     methods: tuple[str, ...] = ("graph",)

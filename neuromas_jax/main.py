@@ -13,7 +13,8 @@ from absl import app, flags, logging
 import jax
 from ml_collections import config_flags
 
-_CONFIG = config_flags.DEFINE_config_file("config", "configs/quickstart.py", "The experiment, as an ml_collections file.")
+_CONFIG = config_flags.DEFINE_config_file(  # any key may be given, set by the file or not; `config.parse` knows the allowed ones
+    "config", "configs/quickstart.py", "The experiment, as an ml_collections file.", lock_config=False, accept_new_attributes=True)
 _WORKDIR = flags.DEFINE_string("workdir", "runs/quickstart", "Where everything is written; a second call goes on there.")
 _WORKER = flags.DEFINE_integer("worker", 0, "Number of this process; set by the first one for those it starts.")
 _CACHE = flags.DEFINE_string("compilation_cache", "~/.cache/neuromas_jax/xla", "Folder of compiled programs; empty for none.")
@@ -31,12 +32,12 @@ def main(arguments):
     workdir = Path(_WORKDIR.value)
     try:
         config = parse(_CONFIG.value)
-        if config.workers > 1:  # several processes share the cores better than several threads do
-            one_thread = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
-            os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {one_thread}".strip()
+        if config.workers > 1 and hasattr(os, "sched_setaffinity"):  # one core each: processes share a machine better than threads
+            cores = sorted(os.sched_getaffinity(0))
+            os.sched_setaffinity(0, {cores[_WORKER.value % len(cores)]})
         if _WORKER.value == 0:
             check(config, workdir)
-    except ValueError as error:
+    except (ValueError, OSError) as error:  # OSError: a file or folder that is missing or cannot be read
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     logging.info("jax %s on %s", jax.__version__, jax.devices())

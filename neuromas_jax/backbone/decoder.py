@@ -88,7 +88,7 @@ class Decoder(nnx.Module):
             head = jax.random.normal(rngs.params(), shape[::-1], jnp.float32) * config.hidden_size**-0.5
             self.lm_head = nnx.Param(head.astype(dtype))
 
-    def __call__(self, tokens, valid, start, past=(), adapter=None, scale=1.0):
+    def __call__(self, tokens, valid, start, past=(), adapter=None, scale=1.0, remat=False):
         """See `Backbone.__call__`."""
         config = self.config
         positions = start[..., None] + jnp.cumsum(valid, axis=-1, dtype=jnp.int32) - 1
@@ -123,6 +123,7 @@ class Decoder(nnx.Module):
             return hidden, (k, v)
 
         inputs = (self.layers.stacked(), adapter, [(block.k, block.v) for block in past])
+        layer = jax.checkpoint(layer) if remat else layer
         hidden, (k, v) = jax.lax.scan(layer, hidden, inputs, unroll=config.num_hidden_layers <= UNROLL)
         return rms_norm(hidden, self.final_norm[...], config.rms_norm_eps), KV(k, v, valid)
 
@@ -140,7 +141,8 @@ def _graphdef(config: DecoderConfig):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Backbone:
-    """A frozen decoder: `params` is a nested dict of arrays, `config` is static.
+    """A frozen decoder: `params` is a nested dict of arrays, `config` is static. With `remat`, a backward pass computes each
+    decoder layer again instead of keeping its inner values: a third more time, a fraction of the memory.
 
     >>> backbone = init_backbone(config, jax.random.key(0))
     >>> hidden, kv = backbone(tokens, valid, start)       # a block shared by the group: tokens [B, 1, T]
@@ -149,6 +151,7 @@ class Backbone:
 
     params: dict[str, Any]
     config: DecoderConfig = dataclasses.field(metadata=dict(static=True))
+    remat: bool = dataclasses.field(default=False, metadata=dict(static=True))
 
     def __call__(
         self,
@@ -172,7 +175,7 @@ class Backbone:
         Returns:
           Hidden states after the final norm, and the block's own keys and values.
         """
-        return nnx.merge(_graphdef(self.config), self.params)(tokens, valid, start, past, adapter, scale)
+        return nnx.merge(_graphdef(self.config), self.params)(tokens, valid, start, past, adapter, scale, self.remat)
 
     def logits(self, hidden: Float[Array, "... D"]) -> Float[Array, "... V"]:
         """Next-token logits in float32. Call it on the positions you need: `[rows, T, V]` is the largest array of all."""

@@ -22,18 +22,18 @@ class EvaluationSet:
       task: whose verifier judges.
       questions: what is asked.
       depth: their depth; None where it varies.
-      chance, majority, shallow: accuracy of a uniform guess, of the most frequent answer, and of the best shallow rule.
-      rule: what that rule looks at.
     """
 
     name: str
     task: object
     questions: list[Question]
     depth: int | None
-    chance: float
-    majority: float
-    shallow: float
-    rule: str
+
+    @functools.cached_property
+    def bars(self) -> dict:
+        """Accuracy of a uniform guess, of the most frequent answer, and of the best shallow rule, with that rule's name."""
+        rule = bar(self.questions, self.task)
+        return {"chance": self.task.chance, "majority": majority(self.questions).accuracy, "shallow": rule.accuracy, "shallow_rule": rule.rule}
 
 
 def evaluation_sets(config: Config, family_name: str) -> dict[tuple, EvaluationSet]:
@@ -49,9 +49,7 @@ def _sets(name: str, task_name: str, options: tuple, files: tuple, count: int) -
 
     def add(set_name, judge, questions, depth):
         if questions:
-            rule = bar(questions, judge)
-            found[set_name, depth] = EvaluationSet(
-                set_name, judge, questions, depth, judge.chance, majority(questions).accuracy, rule.accuracy, rule.rule)
+            found[set_name, depth] = EvaluationSet(set_name, judge, questions, depth)
 
     if hasattr(task, "questions"):
         add(name, task, distinct_questions(task, "test", None, 10**9), None)
@@ -73,8 +71,7 @@ def evaluate_method(compiled: Compiled, bank, sets: dict, family: str, seed: int
         low, high = scores.interval
         records.append({
             "method": method.name, "topology": str(method.graph), "family": family, "set": chosen.name, "depth": chosen.depth,
-            "seed": seed, "n": scores.n, "accuracy": scores.accuracy, "low": low, "high": high, "chance": chosen.chance,
-            "majority": chosen.majority, "shallow": chosen.shallow, "shallow_rule": chosen.rule, "format_rate": scores.format_rate,
+            "seed": seed, "n": scores.n, "accuracy": scores.accuracy, "low": low, "high": high, **chosen.bars, "format_rate": scores.format_rate,
             "truncated": scores.truncated, "top_answer_share": scores.top_answer_share, "too_long": scores.too_long,
             "calls": method.calls, "rounds": method.rounds, "tokens": scores.tokens,
             "trainable_parameters": compiled.run.trainable_parameters if method.trained_as else 0, "learning_rate": learning_rate,

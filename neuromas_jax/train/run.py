@@ -26,13 +26,13 @@ class Parts:
 
 
 @functools.cache
-def load_parts(name: str) -> Parts:
+def load_parts(name: str, remat: bool = False) -> Parts:
     """Loads "embedded" or a Hugging Face folder. Raises ValueError for missing, damaged or mismatched files."""
     folder = EMBEDDED if name == "embedded" else name
     tokenizer = load_tokenizer(folder)
     backbone = load_backbone(folder)
     check_vocabulary(backbone.config, tokenizer)
-    return Parts(backbone, tokenizer)
+    return Parts(dataclasses.replace(backbone, remat=remat), tokenizer)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +68,7 @@ def make_run(config: Config, family_name: str, method_name: str, learning_rate: 
     method = make_method(method_name, config, family)
     check_credit(config.objective.credit, config.rollout.group)
     task = make_task(family.task, **dict(family.options))
-    parts = load_parts(config.backbone)
+    parts = load_parts(config.backbone, config.remat)
     sampling = make_sampling(parts.tokenizer, parts.backbone.config.vocab_size, config.rollout.temperature)
     template = dataclasses.replace(config.prompt, tokens_per_fact=family.tokens_per_fact)
     program = make_program(method.graph, method.slots, template, parts.tokenizer, sampling, config.rollout.group, config.adapters.scale)

@@ -1,0 +1,139 @@
+"""Records of `results.jsonl` put together: seeds pooled, sets in order, differences with intervals."""
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+
+from neuromas_jax.methods import METHODS
+from neuromas_jax.train.evaluate import wilson
+
+CONTROLS = ("graph_untrained", "graph_blanked", "graph_shuffled")  # the graph itself, taken apart; all other methods are rivals
+
+
+@dataclasses.dataclass(frozen=True)
+class Pool:
+    """One method on one evaluation set: its records, one per seed.
+
+    Attributes:
+      method: name.
+      records: ordered by seed.
+    """
+
+    method: str
+    records: tuple[dict, ...]
+
+    @property
+    def counted(self) -> tuple[dict, ...]:
+        """The records that bring new answers: where nothing is trained, all seeds are one and the same system."""
+        return self.records if self.records[0]["trainable_parameters"] else self.records[:1]
+
+    @property
+    def n(self) -> int:
+        return sum(record["n"] for record in self.counted)
+
+    @property
+    def right(self) -> int:
+        return sum(round(record["accuracy"] * record["n"]) for record in self.counted)
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 % Wilson interval of the pooled answers."""
+        return wilson(self.right, self.n)
+
+    def mean(self, field: str = "accuracy") -> float:
+        return sum(record[field] for record in self.records) / len(self.records)
+
+    def seeds(self) -> dict[int, float]:
+        """Accuracy by seed."""
+        return {record["seed"]: record["accuracy"] for record in self.records}
+
+
+@dataclasses.dataclass(frozen=True)
+class SetResults:
+    """Everything about one evaluation set.
+
+    Attributes:
+      family: whose training it belongs to.
+      name, depth: of the set.
+      pools: by method, in the order of `METHODS`.
+    """
+
+    family: str
+    name: str
+    depth: int | None
+    pools: dict[str, Pool]
+
+    @property
+    def facts(self) -> dict:
+        """A record, for what all records of the set share: n, chance, majority, shallow, shallow_rule."""
+        return next(iter(self.pools.values())).records[0]
+
+    @property
+    def title(self) -> str:
+        words = self.name.replace("_held_out", " (held out)").replace("bbh_", "BBH ")
+        return words if self.depth is None else f"{words}, depth {self.depth}"
+
+    def best_rival(self) -> Pool | None:
+        """The best of what is neither the graph nor the graph taken apart."""
+        rivals = [pool for name, pool in self.pools.items() if name != "graph" and name not in CONTROLS]
+        return max(rivals, key=Pool.mean, default=None)
+
+
+def gather(records: list[dict]) -> list[SetResults]:
+    """Records by set, in the order in which families and sets first appear."""
+    sets: dict[tuple, dict[str, list[dict]]] = {}
+    for record in records:
+        key = (record.get("family", record["set"]), record["set"], record["depth"])
+        sets.setdefault(key, {}).setdefault(record["method"], []).append(record)
+    families = list(dict.fromkeys(key[0] for key in sets))
+    place = {name: number for number, name in enumerate(METHODS)}
+    found = []
+    for family, name, depth in sorted(sets, key=lambda key: families.index(key[0])):
+        methods = sets[family, name, depth]
+        found.append(SetResults(family, name, depth, {
+            method: Pool(method, tuple(sorted(methods[method], key=lambda record: record["seed"])))
+            for method in sorted(methods, key=lambda method: place.get(method, len(place)))
+        }))
+    return found
+
+
+def headline(sets: list[SetResults]) -> list[SetResults]:
+    """The deepest trained depth of each family, and each BBH file."""
+    deepest = {}
+    for one in sets:
+        if one.name == one.family and (one.family not in deepest or (one.depth or 0) > (deepest[one.family].depth or 0)):
+            deepest[one.family] = one
+    return [one for one in sets if one is deepest.get(one.family) or one.name.startswith("bbh_")]
+
+
+def difference(first: Pool, second: Pool) -> tuple[float, float, float]:
+    """Pooled accuracy of the first minus the second's, with Newcombe's 95 % interval (his method 10: from two Wilson intervals)."""
+    p, q = first.right / first.n, second.right / second.n
+    (low_p, high_p), (low_q, high_q) = first.interval, second.interval
+    return p - q, p - q - math.hypot(p - low_p, high_q - q), p - q + math.hypot(high_p - p, q - low_q)
+
+
+def read_records(path: Path) -> list[dict]:
+    """Records of a `results.jsonl`. Raises ValueError naming file and line."""
+    if not path.is_file():
+        raise ValueError(f"{path} is missing; give the results.jsonl of a workdir, which python -m neuromas_jax.main writes")
+    records = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            record = json.loads(line)
+            missing = {"method", "set", "depth", "seed", "n", "accuracy", "majority", "shallow", "trainable_parameters"} - set(record)
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{path}, line {number}: not a record ({error}); run the experiment's command again to rewrite the file") from error
+        if missing:
+            raise ValueError(f"{path}, line {number}: no field {sorted(missing)[0]!r}; run the experiment's command again to rewrite the file")
+        records.append(record)
+    return records
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:.1f}"
+
+
+def between(low: float, high: float) -> str:
+    return f"[{percent(low)}, {percent(high)}]"

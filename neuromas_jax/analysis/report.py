@@ -1,0 +1,210 @@
+"""`report.md`: what came out of an experiment, with everything needed to doubt it."""
+
+import dataclasses
+from pathlib import Path
+
+from neuromas_jax.analysis import plots
+from neuromas_jax.analysis.pooling import Pool, SetResults, between, difference, gather, percent
+from neuromas_jax.config import Config
+from neuromas_jax.experiments.cells import read_done
+from neuromas_jax.methods import make_method
+from neuromas_jax.train.metrics import read_metrics
+
+LEGEND = """\
+- Accuracy is the mean over seeds; each seed's value stands beside it, so that the spread between seeds can be seen.
+- The 95 % interval is Wilson's, on the answers of all seeds pooled. It holds the backbone and the questions fixed: every seed is asked the
+  same questions of the same backbone, and only training differs. It does not cover other backbones or question sets. Where nothing is
+  trained, all seeds are one system and count once.
+- `n`: questions per seed. `calls`, `rounds` (calls that must wait for each other) and `tokens` (written) are per question.
+- `format`: answers that could be read. `top answer`: share of the most frequent answer.
+- `truncated`: readout messages that hit their limit without an end token. A message of exactly one fact fills its limit, so for one-fact
+  messages 100 % is normal and means nothing bad.
+- Chance is a uniform guess, majority the most frequent answer of the set, shallow the best rule that looks only at the surface, fitted to the set."""
+
+SHORT = {
+    "graph": "graph", "graph_untrained": "untrained", "graph_shared_adapter": "shared", "graph_blanked": "blanked",
+    "graph_shuffled": "shuffled", "single_equal_parameters": "single", "single_equal_tokens": "single_long",
+    "chain_equal_calls": "chain", "vote_equal_tokens": "vote",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """What training left behind for one family.
+
+    Attributes:
+      metrics: records of `metrics.jsonl` by (method, seed).
+      sweep: validation accuracy by method and learning rate.
+      episodes: the last two episodes of the graph's first seed, as text.
+    """
+
+    metrics: dict[tuple[str, int], list[dict]]
+    sweep: dict[str, dict[float, float]]
+    episodes: list[str]
+
+    def graph(self) -> dict[int, list[dict]]:
+        """Metrics of the graph by seed."""
+        return {seed: records for (method, seed), records in self.metrics.items() if method == "graph"}
+
+
+def write_report(config: Config, workdir: Path, records: list[dict]) -> str:
+    """Writes `report.md` and its plots into the workdir, and returns a short table for the terminal.
+
+    Results may be partial: whatever is missing is left out.
+    """
+    sets = gather(records)
+    lines = ["# Report", "", opening(config, records), "", "How to read the tables:", "", LEGEND, ""]
+    for family in config.families:
+        lines += family_section(config, workdir, family, [one for one in sets if one.family == family])
+    (workdir / "report.md").write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
+    return f"{terminal_table(sets)}\n\nReport: {workdir / 'report.md'}"
+
+
+def opening(config: Config, records: list[dict]) -> str:
+    seeds = sorted({record["seed"] for record in records})
+    found = {(record.get("family"), record["method"], record["seed"]) for record in records}
+    wanted = len(config.families) * len(config.methods) * len(config.seeds)
+    text = (f"Graph `{config.graph.topology}` on the backbone `{config.backbone}`, {config.training.steps} training steps of "
+            f"{config.rollout.questions} questions x {config.rollout.group} episodes, seeds {', '.join(map(str, seeds)) or 'none'}.")
+    return text + (f" **Partial: {len(found)} of {wanted} evaluations are done.**" if len(found) < wanted else "")
+
+
+def family_section(config: Config, workdir: Path, family: str, sets: list[SetResults]) -> list[str]:
+    """Everything about one family; empty if there is nothing yet."""
+    trained = read_trained(workdir, family)
+    if not sets and not trained.metrics:
+        return []
+    lines = [f"## {family}", ""]
+    if config.families[family].adapters:
+        lines += [f"Nothing was trained here: the adapters come from `{config.families[family].adapters}`.", ""]
+    for one in sets:
+        lines += set_section(one)
+    if sets:
+        lines += picture(plots.draw_results(workdir / f"results_{family}.png", sets), f"results on {family}")
+    lines += sweep_section(trained.sweep)
+    if trained.metrics:
+        lines += ["### Training", "", *picture(plots.draw_curves(workdir / f"curves_{family}.png", family, trained.metrics), f"learning curves on {family}")]
+    if runs := trained.graph():
+        graph = make_method("graph", config, config.families[family]).graph
+        lines += labour(graph, runs)
+        lines += picture(plots.draw_labels(workdir / f"labels_{family}.png", family, graph, runs), f"label of each node over training on {family}")
+        lines += ["The graph after training (first seed): in the circle the node's commonest label; below it that label's share, the entropy of "
+                  "its tokens, and the change of accuracy when its message is blanked, on a few validation questions.", ""]
+        lines += picture(plots.draw_graph(workdir / f"graph_{family}.png", family, graph, runs), f"the trained graph on {family}")
+    if trained.episodes:
+        lines += ["Two whole episodes of the graph from the end of training:", "", "```text", "\n\n".join(trained.episodes), "```", ""]
+    return lines
+
+
+def read_trained(workdir: Path, family: str) -> Trained:
+    """Reads what lies under `train/` and `sweep/`; cells without numbers yet are left out."""
+    metrics, sweep, episodes = {}, {}, []
+    for method, seed, folder in sorted(cells(workdir / "train" / family), key=lambda cell: (list(SHORT).index(cell[0]) if cell[0] in SHORT else 99, cell[1])):
+        if (folder / "metrics.jsonl").exists() and (found := read_metrics(folder)):
+            metrics[method, seed] = found
+        if method == "graph" and not episodes and (folder / "episodes.txt").exists():
+            written = (folder / "episodes.txt").read_text(encoding="utf-8").split("== step ")[1:]
+            episodes = ["== step " + text.strip() for text in written[-2:]]
+    for method, _, folder in cells(workdir / "sweep" / family):
+        if done := read_done(folder):
+            sweep.setdefault(method, {})[done["learning_rate"]] = done["validation"]
+    return Trained(metrics, sweep, episodes)
+
+
+def cells(folder: Path):
+    """(method, seed, folder) of every cell under a folder."""
+    for path in sorted(folder.glob("*_seed*")):
+        method, _, rest = path.name.rpartition("_seed")
+        if path.is_dir() and rest.partition("_lr")[0].isdigit():
+            yield method, int(rest.partition("_lr")[0]), path
+
+
+def picture(path: Path, text: str) -> list[str]:
+    return [f"![{text}]({path.name})", ""]
+
+
+def table(header: list[str], rows: list[list]) -> list[str]:
+    """A Markdown table."""
+    cells_of = [[str(cell).replace("|", "\\|") for cell in row] for row in [header, ["---"] * len(header), *rows]]
+    return ["| " + " | ".join(row) + " |" for row in cells_of] + [""]
+
+
+def same(pool: Pool, field: str, form=str) -> str:
+    """The value that the seeds share, or all of them."""
+    return ", ".join(dict.fromkeys("–" if record[field] is None else form(record[field]) for record in pool.records))
+
+
+def set_section(one: SetResults) -> list[str]:
+    """Table of one evaluation set, and the graph against each of the others."""
+    facts = one.facts
+    text = (f"n {facts['n']} per seed · chance {percent(facts['chance'])} % · majority {percent(facts['majority'])} % · best shallow rule "
+            f"{percent(facts['shallow'])} %" + (f" ({facts['shallow_rule']})" if facts.get("shallow_rule") else ""))
+    if facts.get("too_long"):
+        text += f" · left out as too long: {facts['too_long']}"
+    rows = []
+    for pool in one.pools.values():
+        rows.append([
+            pool.method, same(pool, "topology"), same(pool, "calls"), same(pool, "rounds"), f"{pool.mean('tokens'):.1f}",
+            same(pool, "trainable_parameters", "{:,}".format), same(pool, "learning_rate", "{:g}".format), percent(pool.mean()),
+            ", ".join(percent(value) for value in pool.seeds().values()), between(*pool.interval), percent(pool.mean("format_rate")),
+            percent(pool.mean("truncated")), percent(pool.mean("top_answer_share")),
+        ])
+    header = ["method", "topology", "calls", "rounds", "tokens", "parameters", "lr", "accuracy %", "by seed", "95 %", "format %", "truncated %", "top answer %"]
+    return [f"### {one.title}", "", text, "", *table(header, rows), *comparison(one)]
+
+
+def comparison(one: SetResults) -> list[str]:
+    """The graph minus each other method."""
+    graph = one.pools.get("graph")
+    others = [pool for name, pool in one.pools.items() if name != "graph"]
+    if not graph or not others:
+        return []
+    rows = []
+    for pool in others:
+        gap, low, high = difference(graph, pool)
+        by_seed = [f"{100 * (value - pool.seeds()[seed]):+.1f}" for seed, value in graph.seeds().items() if seed in pool.seeds()]
+        rows.append([f"graph − {pool.method}", f"{100 * gap:+.1f}", f"[{100 * low:+.1f}, {100 * high:+.1f}]", ", ".join(by_seed) or "–",
+                     f"{same(graph, 'rounds')} against {same(pool, 'rounds')}"])
+    return ["Differences in points, with Newcombe's 95 % interval from the pooled counts (as if the two sets of answers were independent):", "",
+            *table(["difference", "points", "95 %", "by seed", "rounds"], rows)]
+
+
+def sweep_section(sweep: dict[str, dict[float, float]]) -> list[str]:
+    """Validation accuracy of every swept rate; the chosen one is bold."""
+    if not sweep:
+        return []
+    rates = sorted({rate for found in sweep.values() for rate in found})
+    rows = []
+    for method in sorted(sweep, key=lambda name: list(SHORT).index(name) if name in SHORT else 99):
+        found = sweep[method]
+        chosen = -max((accuracy, -rate) for rate, accuracy in found.items())[1] if len(found) == len(rates) else None
+        row = ["–" if rate not in found else percent(found[rate]) for rate in rates]
+        rows.append([method, *(f"**{value}**" if rate == chosen else value for rate, value in zip(rates, row)),
+                     "unfinished" if chosen is None else "edge of the sweep" if len(rates) > 2 and chosen in (rates[0], rates[-1]) else ""])
+    return ["### Learning rates", "", "Validation accuracy (%) of the sweep, on a seed that is not reported; the rate in bold was taken.", "",
+            *table(["method", *(f"{rate:g}" for rate in rates), ""], rows)]
+
+
+def labour(graph, runs: dict[int, list[dict]]) -> list[str]:
+    """How many different labels the first layer writes, at the first and the last evaluation."""
+    if graph.rounds == 1:
+        return []
+
+    def different(record):
+        return len({record["nodes"]["label"][node] for node in graph.nodes(0)})
+
+    counts = [f"seed {seed}: {different(records[0])} → {different(records[-1])}" for seed, records in runs.items()]
+    return [f"Different labels among the {graph.layers[0].width} nodes of the first layer, from the first evaluation to the last: {'; '.join(counts)}.", ""]
+
+
+def terminal_table(sets: list[SetResults]) -> str:
+    """Accuracy in percent, mean of seeds: a row per set, a column per method."""
+    methods = list(dict.fromkeys(method for one in sets for method in one.pools))
+    if not methods:
+        return "No results yet."
+    header = ["accuracy, %", "n", *(SHORT.get(method, method) for method in methods), "majority", "shallow"]
+    rows = [[one.title, str(one.facts["n"]), *(percent(one.pools[m].mean()) if m in one.pools else "-" for m in methods),
+             percent(one.facts["majority"]), percent(one.facts["shallow"])] for one in sets]
+    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
+    return "\n".join("  ".join(cell.ljust(width) if i == 0 else cell.rjust(width) for i, (cell, width) in enumerate(zip(row, widths)))
+                     for row in [header, *rows])
