@@ -33,8 +33,8 @@ def main(arguments):
     try:
         config = parse(_CONFIG.value)
         if config.workers > 1 and hasattr(os, "sched_setaffinity"):  # one core each: processes share a machine better than threads
-            cores = sorted(os.sched_getaffinity(0))
-            os.sched_setaffinity(0, {cores[_WORKER.value % len(cores)]})
+            cores = os.environ.setdefault("NEUROMAS_CORES", " ".join(map(str, sorted(os.sched_getaffinity(0))))).split()  # for the others too
+            os.sched_setaffinity(0, {int(cores[_WORKER.value % len(cores)])})
         if _WORKER.value == 0:
             check(config, workdir)
     except (ValueError, OSError) as error:  # OSError: a file or folder that is missing or cannot be read

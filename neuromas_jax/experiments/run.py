@@ -1,6 +1,5 @@
 """Runs an experiment: sweep, train, evaluate, report. Running the same command again goes on where it stopped."""
 
-import functools
 import json
 import os
 from pathlib import Path
@@ -166,12 +165,6 @@ def collect(config: Config, workdir: Path) -> list[dict]:
     return records
 
 
-def _any_core(cores: int) -> None:
-    """A child inherits the one core of its parent; it chooses its own among all."""
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, range(cores))
-
-
 def run_workers(config: Config, workdir: Path, arguments: list[str]) -> None:
     """Runs the experiment in `config.workers` processes: this one, and others started with the same flags.
 
@@ -179,12 +172,10 @@ def run_workers(config: Config, workdir: Path, arguments: list[str]) -> None:
       RuntimeError: another worker failed; its log is named.
     """
     others = []
-    cores = os.cpu_count() or 1
     for number in range(1, config.workers):
         log = open(workdir / f"worker{number}.log", "a")
         others.append(subprocess.Popen(
-            [sys.executable, "-m", "neuromas_jax.main", *arguments, f"--worker={number}"], stdout=log, stderr=subprocess.STDOUT,
-            preexec_fn=functools.partial(_any_core, cores)))
+            [sys.executable, "-m", "neuromas_jax.main", *arguments, f"--worker={number}"], stdout=log, stderr=subprocess.STDOUT))
     try:
         run_experiment(config, workdir)
     finally:
