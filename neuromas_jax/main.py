@@ -20,6 +20,16 @@ _WORKER = flags.DEFINE_integer("worker", 0, "Number of this process; set by the 
 _CACHE = flags.DEFINE_string("compilation_cache", "~/.cache/neuromas_jax/xla", "Folder of compiled programs; empty for none.")
 
 
+def parse_flags(arguments):
+    """Flags as `app.run` reads them, with a clear end where an override names a section that the config file does not set."""
+    try:
+        return app.parse_flags_with_usage(arguments)
+    except (AttributeError, KeyError) as error:
+        print(f"error: a --config.section.key flag names the section {error}, which the config file does not set; "
+              "set it there first, such as config.objective = dict(credit='grpo')", file=sys.stderr)
+        sys.exit(2)
+
+
 def main(arguments):
     from neuromas_jax.config import parse
     from neuromas_jax.experiments.run import check, collect, run_experiment, run_workers
@@ -57,4 +67,4 @@ def main(arguments):
 
 
 if __name__ == "__main__":
-    app.run(main)
+    app.run(main, flags_parser=parse_flags)
