@@ -29,7 +29,7 @@ def get_config():
     config.graph = dict(topology="4-2-1", reads="previous", slots="per_node")
     config.adapters = dict(rank=4, scale=2.0)
     config.rollout = dict(questions=16, group=8)
-    config.sweep = dict(learning_rates=(1e-3, 3e-3, 6e-3), seed=100, steps=50)
+    config.sweep = dict(learning_rates=(3e-4, 1e-3, 3e-3), seed=100, steps=50)
     config.training = dict(steps=100, evaluate_every=50, checkpoint_every=100)
     config.test_questions = 256
     config.workers = 2

@@ -22,3 +22,61 @@ def check_function(function):
 
 # rollout, rl, text, graph, methods: array shapes and plain types of every annotated function are checked at each call.
 _HOOK = install_import_hook("neuromas_jax", "tests.conftest.check_function")
+
+
+import dataclasses  # noqa: E402
+import functools  # noqa: E402
+
+import pytest  # noqa: E402
+
+
+@dataclasses.dataclass(frozen=True)
+class Scene:
+    """A small graph with everything that runs it, and one rollout of it: messages of ragged lengths, some cut, some ended."""
+
+    program: object
+    backbone: object
+    bank: object
+    questions: object
+    keep: object
+    episodes: object
+
+
+@functools.cache
+def make_scene(topology="2-1", slots="per_node", message_tokens=4, group=3, size=0.3) -> Scene:
+    import jax.numpy as jnp
+
+    from neuromas_jax.backbone import init_backbone
+    from neuromas_jax.graph import node_slots, text_graph
+    from neuromas_jax.rollout import Sampling, make_program, no_interventions
+    from neuromas_jax.text.prompt import PromptTemplate
+    from tests.tiny import TEXTS, encode_questions, random_bank, tiny_config, tokenizer
+
+    graph, words = text_graph(topology, message_tokens), tokenizer()
+    config = tiny_config(num_hidden_layers=1)
+    backbone = init_backbone(config, jax.random.key(0))
+    backbone = dataclasses.replace(backbone, params={**backbone.params, "embed": backbone.params["embed"] * 20})
+    allowed = {words.end_id, *words.encode("A B 3 True")}  # few words, so that messages end early
+    sampling = Sampling(words.end_id, tuple(sorted(set(range(config.vocab_size)) - allowed)))
+    program = make_program(graph, node_slots(graph, slots), PromptTemplate(), words, sampling, group)
+    bank = random_bank(config, max(program.slots) + 1, size=size)
+    questions = encode_questions(TEXTS[:2])
+    keep = no_interventions(graph, 2, group)
+    return Scene(program, backbone, bank, questions, keep, roll(program, backbone, bank, questions, keep, jax.random.key(5), jnp.asarray(False)))
+
+
+@functools.cache
+def _rollout():
+    from neuromas_jax.rollout import rollout
+
+    return jax.jit(rollout, static_argnums=0)
+
+
+def roll(*arguments):
+    """`rollout`, compiled once per program."""
+    return _rollout()(*arguments)
+
+
+@pytest.fixture(scope="session")
+def scene():
+    return make_scene

@@ -17,6 +17,7 @@ COLOURS = {
 }
 LABEL_COLOURS = ("#56B4E9", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#F0E442", "#0072B2", "#A6761D", "#B2A1E0", "#7FC97F")
 REST = "#BBBBBB"
+UNLABELLED = {"-": "empty", "": "bare"}  # a message with no word in it; one with a value and no label
 MOST_PANELS, MOST_COLUMNS = 6, 9
 
 
@@ -87,19 +88,20 @@ def draw_results(path: Path, sets: list[SetResults]) -> Path:
         plain(axis)
     axes[0].invert_yaxis()
     handles, names = axes[0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside lower center", ncols=3, fontsize=8, frameon=False)
-    figure.supxlabel("accuracy, % (bar: mean of seeds; dots: seeds; line: 95 % interval)", fontsize=8)
+    figure.legend(handles, names, loc="outside lower center", ncols=3, fontsize=8, frameon=False, title_fontsize=8,
+                  title="accuracy, %: bars are means of seeds, dots seeds, black bars 95 % intervals")
     return save(figure, path)
 
 
 def label_palette(runs: list[list[dict]]) -> dict[str, str]:
-    """A colour for every label, the commonest first; what is rare is grey."""
+    """A colour for every label, the commonest first; what is rare, or no label, is grey."""
     counts: dict[str, int] = {}
     for record in (record for records in reversed(runs) for record in reversed(records)):
         for label in record["nodes"]["label"]:
             counts[label] = counts.get(label, 0) + 1
     ranked = sorted(counts, key=lambda label: -counts[label])
-    return {label: LABEL_COLOURS[i] if i < len(LABEL_COLOURS) else REST for i, label in enumerate(ranked)}
+    ranked = [label for label in ranked if label not in UNLABELLED]
+    return dict.fromkeys(counts, REST) | dict(zip(ranked, LABEL_COLOURS))
 
 
 def tint(colour: str, share: float) -> tuple:
@@ -109,7 +111,13 @@ def tint(colour: str, share: float) -> tuple:
 
 
 def short(label: str, length: int = 9) -> str:
+    label = UNLABELLED.get(label, label)
     return label if len(label) <= length else label[: length - 1] + "…"
+
+
+def points(share: float) -> str:
+    """A change in whole percentage points, with its sign."""
+    return f"{round(100 * share):+d}" if round(100 * share) else "0"
 
 
 def node_name(graph: TextGraph, node: int) -> str:
@@ -177,7 +185,7 @@ def draw_graph(path: Path, family: str, graph: TextGraph, runs: dict[int, list[d
         axis.add_patch(Circle((x, y), radius, facecolor=tint(palette[label], share), edgecolor="black", linewidth=1.0, zorder=2))
         axis.text(x, y, short(label, 6), ha="center", va="center", fontsize=10, weight="bold", zorder=3, parse_math=False)
         lines = [f"{node_name(graph, node)}: {100 * share:.0f} %, {nodes['entropy'][node]:.2f} nats"]
-        lines += [f"blanked: {-100 * loss:+.0f} points"] if loss is not None else []
+        lines += [f"blanked: {points(-loss)} points"] if loss is not None else []
         axis.text(x, y - radius - 0.05, "\n".join(lines), ha="center", va="top", fontsize=7, zorder=4,
                   bbox=dict(facecolor="white", alpha=0.85, edgecolor="none", pad=0.6))
     for number, layer in enumerate(graph.layers):

@@ -7,7 +7,7 @@ from neuromas_jax.analysis import plots
 from neuromas_jax.analysis.pooling import Pool, SetResults, between, difference, gather, percent
 from neuromas_jax.config import Config
 from neuromas_jax.experiments.cells import read_done
-from neuromas_jax.methods import make_method
+from neuromas_jax.methods import METHODS, make_method
 from neuromas_jax.train.metrics import read_metrics
 
 LEGEND = """\
@@ -19,7 +19,8 @@ LEGEND = """\
 - `format`: answers that could be read. `top answer`: share of the most frequent answer.
 - `truncated`: readout messages that hit their limit without an end token. A message of exactly one fact fills its limit, so for one-fact
   messages 100 % is normal and means nothing bad.
-- Chance is a uniform guess, majority the most frequent answer of the set, shallow the best rule that looks only at the surface, fitted to the set."""
+- Chance is a uniform guess, majority the most frequent answer of the set. The shallow rule is the best that looks only at the surface of a
+  question (words, length, parity); it is fitted on other questions of the same kind, at a held-out depth too."""
 
 SHORT = {
     "graph": "graph", "graph_untrained": "untrained", "graph_shared_adapter": "shared", "graph_blanked": "blanked",
@@ -83,13 +84,15 @@ def family_section(config: Config, workdir: Path, family: str, sets: list[SetRes
         lines += picture(plots.draw_results(workdir / f"results_{family}.png", sets), f"results on {family}")
     lines += sweep_section(trained.sweep)
     if trained.metrics:
-        lines += ["### Training", "", *picture(plots.draw_curves(workdir / f"curves_{family}.png", family, trained.metrics), f"learning curves on {family}")]
+        lines += [f"### Training on {family}", ""]
+        lines += picture(plots.draw_curves(workdir / f"curves_{family}.png", family, trained.metrics), f"learning curves on {family}")
     if runs := trained.graph():
         graph = make_method("graph", config, config.families[family]).graph
         lines += labour(graph, runs)
         lines += picture(plots.draw_labels(workdir / f"labels_{family}.png", family, graph, runs), f"label of each node over training on {family}")
-        lines += ["The graph after training (first seed): in the circle the node's commonest label; below it that label's share, the entropy of "
-                  "its tokens, and the change of accuracy when its message is blanked, on a few validation questions.", ""]
+        lines += ["The graph of the first seed at its last evaluation: in the circle the node's commonest label; below it that label's share, "
+                  "the entropy of its tokens, and the change of accuracy when its message is blanked, which also sets the width of its edges. "
+                  f"The change is measured on {config.rollout.questions} validation questions, so it is coarse.", ""]
         lines += picture(plots.draw_graph(workdir / f"graph_{family}.png", family, graph, runs), f"the trained graph on {family}")
     if trained.episodes:
         lines += ["Two whole episodes of the graph from the end of training:", "", "```text", "\n\n".join(trained.episodes), "```", ""]
@@ -99,7 +102,7 @@ def family_section(config: Config, workdir: Path, family: str, sets: list[SetRes
 def read_trained(workdir: Path, family: str) -> Trained:
     """Reads what lies under `train/` and `sweep/`; cells without numbers yet are left out."""
     metrics, sweep, episodes = {}, {}, []
-    for method, seed, folder in sorted(cells(workdir / "train" / family), key=lambda cell: (list(SHORT).index(cell[0]) if cell[0] in SHORT else 99, cell[1])):
+    for method, seed, folder in sorted(cells(workdir / "train" / family), key=lambda cell: (place(cell[0]), cell[1])):
         if (folder / "metrics.jsonl").exists() and (found := read_metrics(folder)):
             metrics[method, seed] = found
         if method == "graph" and not episodes and (folder / "episodes.txt").exists():
@@ -109,6 +112,11 @@ def read_trained(workdir: Path, family: str) -> Trained:
         if done := read_done(folder):
             sweep.setdefault(method, {})[done["learning_rate"]] = done["validation"]
     return Trained(metrics, sweep, episodes)
+
+
+def place(method: str) -> int:
+    """Where a method stands in every table."""
+    return METHODS.index(method) if method in METHODS else len(METHODS)
 
 
 def cells(folder: Path):
@@ -149,7 +157,8 @@ def set_section(one: SetResults) -> list[str]:
             ", ".join(percent(value) for value in pool.seeds().values()), between(*pool.interval), percent(pool.mean("format_rate")),
             percent(pool.mean("truncated")), percent(pool.mean("top_answer_share")),
         ])
-    header = ["method", "topology", "calls", "rounds", "tokens", "parameters", "lr", "accuracy %", "by seed", "95 %", "format %", "truncated %", "top answer %"]
+    header = ["method", "topology", "calls", "rounds", "tokens", "parameters", "lr", "accuracy %", "by seed", "95 %", "format %",
+              "truncated %", "top answer %"]
     return [f"### {one.title}", "", text, "", *table(header, rows), *comparison(one)]
 
 
@@ -175,13 +184,13 @@ def sweep_section(sweep: dict[str, dict[float, float]]) -> list[str]:
         return []
     rates = sorted({rate for found in sweep.values() for rate in found})
     rows = []
-    for method in sorted(sweep, key=lambda name: list(SHORT).index(name) if name in SHORT else 99):
+    for method in sorted(sweep, key=place):
         found = sweep[method]
         chosen = -max((accuracy, -rate) for rate, accuracy in found.items())[1] if len(found) == len(rates) else None
         row = ["–" if rate not in found else percent(found[rate]) for rate in rates]
         rows.append([method, *(f"**{value}**" if rate == chosen else value for rate, value in zip(rates, row)),
                      "unfinished" if chosen is None else "edge of the sweep" if len(rates) > 2 and chosen in (rates[0], rates[-1]) else ""])
-    return ["### Learning rates", "", "Validation accuracy (%) of the sweep, on a seed that is not reported; the rate in bold was taken.", "",
+    return ["### Swept learning rates", "", "Validation accuracy (%) of the sweep, on a seed that is not reported; the rate in bold was taken.", "",
             *table(["method", *(f"{rate:g}" for rate in rates), ""], rows)]
 
 
@@ -191,10 +200,11 @@ def labour(graph, runs: dict[int, list[dict]]) -> list[str]:
         return []
 
     def different(record):
-        return len({record["nodes"]["label"][node] for node in graph.nodes(0)})
+        return len({record["nodes"]["label"][node] for node in graph.nodes(0)} - set(plots.UNLABELLED))
 
     counts = [f"seed {seed}: {different(records[0])} → {different(records[-1])}" for seed, records in runs.items()]
-    return [f"Different labels among the {graph.layers[0].width} nodes of the first layer, from the first evaluation to the last: {'; '.join(counts)}.", ""]
+    return [f"Different labels among the {graph.layers[0].width} nodes of the first layer, from the first evaluation to the last: "
+            f"{'; '.join(counts)}. In the pictures `empty` is a message without a word, `bare` one with a value and no label.", ""]
 
 
 def terminal_table(sets: list[SetResults]) -> str:

@@ -29,7 +29,8 @@ def readme_table(records: list[dict]) -> str:
         best = one.best_rival()
         seeds = max(len(pool.records) for pool in one.pools.values())
         values = [cell(one, name, name in ("graph", best.method if best else None)) for name in COLUMNS]
-        rows.append([f"{one.title} (n {one.facts['n']}, {seeds} seed{'s' * (seeds > 1)})", *values, percent(one.facts["majority"]), percent(one.facts["shallow"])])
+        name = f"{one.title} (n {one.facts['n']}, {seeds} seed{'s' * (seeds > 1)})"
+        rows.append([name, *values, percent(one.facts["majority"]), percent(one.facts["shallow"])])
     header = ["accuracy, %", *COLUMNS, "majority", "shallow"]
     note = ("Mean over seeds. In brackets, for the graph and its best rival: 95 % Wilson interval of all seeds' answers pooled, which holds "
             "the backbone and the questions fixed.")

@@ -2,16 +2,15 @@
 
     python -m neuromas_jax.experiments.publish runs/reference results/reference
 
-Results, report and plots; of every trained cell its summary; and the adapters of the methods named below, which the quickstart and
-others evaluate. Checkpoints, events and metrics stay behind.
+Results, report and plots; of every trained cell its summary; the graphs' adapters; and for the families below, which the quickstart
+evaluates, the adapters of the graph's rivals. Checkpoints, events and metrics stay behind.
 """
 
 from pathlib import Path
 import shutil
 import sys
 
-ADAPTERS_OF = ("graph", "single_equal_parameters", "graph_shared_adapter", "single_equal_tokens", "chain_equal_calls")
-ADAPTER_SEEDS = {"graph": (0, 1, 2)}  # the others: seed 0
+RIVALS_FOR = ("boolean",)  # seed 0
 
 
 def publish(workdir: Path, target: Path) -> list[Path]:
@@ -21,9 +20,9 @@ def publish(workdir: Path, target: Path) -> list[Path]:
     target.mkdir(parents=True, exist_ok=True)
     chosen = [workdir / "results.jsonl", *workdir.glob("*.md"), *workdir.glob("*.png")]
     chosen += sorted(workdir.glob("sweep/*/*/done.json")) + sorted(workdir.glob("train/*/*/done.json"))
-    for method in ADAPTERS_OF:
-        for seed in ADAPTER_SEEDS.get(method, (0,)):
-            chosen += sorted(workdir.glob(f"train/*/{method}_seed{seed}/adapters.safetensors"))
+    chosen += sorted(workdir.glob("train/*/graph_seed*/adapters.safetensors"))
+    for family in RIVALS_FOR:
+        chosen += sorted(path for path in workdir.glob(f"train/{family}/*_seed0/adapters.safetensors") if path not in chosen)
     written = []
     for source in chosen:
         copy = target / source.relative_to(workdir)

@@ -44,6 +44,10 @@ def check(config: Config, workdir: Path) -> None:
     for family in config.families:
         for method in config.methods:
             run = make_run(config, family, method)
+            if config.families[family].adapters and run.method.trained_as:
+                for seed in config.seeds:
+                    source = adapters_folder(config, workdir, family) / f"{run.method.trained_as}_seed{seed}"
+                    load_adapters(source / "adapters.safetensors", run.new_bank(seed))
         if not config.families[family].adapters:
             question_ids(run.task.generate("train", 0), run.method.graph, run.parts.tokenizer, run.family.buckets)
         for questions in evaluation_sets(config, family).values():

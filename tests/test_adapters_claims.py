@@ -1,0 +1,86 @@
+"""Claim 1: a vmapped layer equals a Python loop over its nodes, forward and gradient. And the bank's own rules."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from neuromas_jax.backbone import init_backbone
+from neuromas_jax.backbone.adapters import bank_parameters, init_bank, take_slots
+from neuromas_jax.rollout.sampler import reader
+from tests.tiny import random_bank, tiny_config
+
+SCALE = 2.0
+CONFIG = tiny_config()
+
+
+@pytest.fixture(scope="module")
+def backbone():
+    return init_backbone(CONFIG, jax.random.key(0))
+
+
+@pytest.mark.parametrize("slots", [(0, 1, 2), (1, 2), (0, 0, 1), (2, 0, 2)])
+def test_vmapped_layer_equals_a_loop_over_nodes(backbone, slots):
+    bank = random_bank(CONFIG, 3)
+    draw = iter(jax.random.split(jax.random.key(3), 3))
+    rows = (len(slots), 2, 2, 5)  # nodes, questions, episodes, tokens
+    tokens = jax.random.randint(next(draw), rows, 0, CONFIG.vocab_size)
+    valid = jnp.arange(5) >= jax.random.randint(next(draw), (*rows[:3], 1), 0, 4)  # ragged
+    start = jnp.zeros(rows[:3], jnp.int32)
+    weight = jax.random.normal(next(draw), (*rows, CONFIG.hidden_size)) * valid[..., None]
+
+    def vmapped(bank):
+        hidden, _ = reader(backbone, SCALE)(take_slots(bank, slots), tokens, valid, start, ())
+        return (hidden * weight).sum(), hidden
+
+    def loop(bank):
+        hidden = []
+        for n, slot in enumerate(slots):
+            adapter = {site: {name: value[slot] for name, value in pair.items()} for site, pair in bank.items()}
+            hidden.append(backbone(tokens[n], valid[n], start[n], (), adapter, SCALE)[0])
+        return (jnp.stack(hidden) * weight).sum(), jnp.stack(hidden)
+
+    (_, got), got_gradient = jax.jit(jax.value_and_grad(vmapped, has_aux=True))(bank)
+    (_, want), want_gradient = jax.jit(jax.value_and_grad(loop, has_aux=True))(bank)
+    np.testing.assert_allclose(got * valid[..., None], want * valid[..., None], atol=2e-5)
+    scale = max(float(jnp.abs(x).max()) for x in jax.tree.leaves(want_gradient))
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-5 * scale), got_gradient, want_gradient)
+    for slot in {0, 1, 2} - set(slots):  # a slot that no node uses gets no gradient
+        assert all((np.asarray(x[slot]) == 0).all() for x in jax.tree.leaves(got_gradient))
+
+
+def test_take_slots_gives_the_rows_of_the_slots():
+    bank = {"q": {"a": jnp.arange(4.0)[:, None, None, None], "b": jnp.arange(4.0)[:, None, None, None]}}
+    for slots in ((0, 1, 2, 3), (1, 2), (3,), (2, 0, 2), (0, 0), (3, 2)):
+        assert take_slots(bank, slots)["q"]["a"].ravel().tolist() == list(slots)
+
+
+def test_a_new_bank_leaves_the_backbone_as_it_is(backbone):
+    adapter = jax.tree.map(lambda x: x[0], init_bank(CONFIG, (2,), jax.random.key(0)))
+    tokens = jnp.arange(6, dtype=jnp.int32)[None, None]
+    arguments = tokens, jnp.ones_like(tokens, bool), jnp.zeros((1, 1), jnp.int32), ()
+    np.testing.assert_array_equal(backbone(*arguments, adapter, SCALE)[0], backbone(*arguments)[0])
+
+
+def test_a_slot_starts_from_the_key_and_its_number_alone():
+    small, large = (init_bank(CONFIG, (3,) * slots, jax.random.key(4)) for slots in (2, 5))
+    for site in small:
+        np.testing.assert_array_equal(small[site]["a"], large[site]["a"][:2])
+        assert (np.asarray(large[site]["a"][0]) != np.asarray(large[site]["a"][1])).any()
+
+
+def test_spare_ranks_are_zero_and_not_counted():
+    bank = init_bank(CONFIG, (2, 3, 1), jax.random.key(0))
+    for slot, rank in enumerate((2, 3, 1)):
+        for pair in bank.values():
+            used = np.abs(np.asarray(pair["a"][slot])).max(axis=(0, 1)) > 0
+            assert used.tolist() == [r < rank for r in range(3)]
+    full = sum(x[0].size for x in jax.tree.leaves(init_bank(CONFIG, (1,), jax.random.key(0))))
+    assert bank_parameters(CONFIG, (2, 3, 1)) == 6 * full
+
+
+def test_bad_ranks_and_sites_are_named():
+    with pytest.raises(ValueError, match=r"ranks \(2, 0\).*rank 1 or more"):
+        init_bank(CONFIG, (2, 0), jax.random.key(0))
+    with pytest.raises(ValueError, match="'key'; allowed are q, k, v"):
+        init_bank(CONFIG, (2,), jax.random.key(0), sites=("q", "key"))

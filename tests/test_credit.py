@@ -1,0 +1,50 @@
+"""Credit: rules by hand, masking of groups that all earned the same."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from neuromas_jax.rl.credit import CREDIT, advantages, batch_mean, check_credit, grpo, informative, leave_one_out
+
+REWARDS = jnp.asarray([[1.0, 0.0, 0.0, 0.0], [1.0, 1.0, 0.0, 0.0], [1.0, 1.0, 1.0, 1.0], [0.0, 0.0, 0.0, 0.0]])
+
+
+def test_leave_one_out_by_hand():
+    # the first episode earned 1, the mean of the other three is 0; the second earned 0, the others' mean is 1/3
+    np.testing.assert_allclose(leave_one_out(REWARDS[:2]), [[1, -1 / 3, -1 / 3, -1 / 3], [2 / 3, 2 / 3, -2 / 3, -2 / 3]], rtol=1e-6)
+
+
+def test_leave_one_out_equals_a_loop():
+    rewards = np.random.default_rng(0).random((3, 5)).astype(np.float32)
+    want = [[row[g] - np.delete(row, g).mean() for g in range(5)] for row in rewards]
+    np.testing.assert_allclose(leave_one_out(jnp.asarray(rewards)), want, atol=1e-6)
+
+
+def test_grpo_by_hand():
+    # mean 1/4 and deviation sqrt(3)/4; then mean 1/2 and deviation 1/2
+    np.testing.assert_allclose(grpo(REWARDS[:2]), [[3**0.5, *[-(3**-0.5)] * 3], [1, 1, -1, -1]], rtol=1e-4)
+
+
+def test_batch_mean_by_hand():
+    np.testing.assert_allclose(batch_mean(jnp.asarray([[1.0, 0.0], [1.0, 1.0]])), [[0.25, -0.75], [0.25, 0.25]])
+
+
+@pytest.mark.parametrize("rule", CREDIT)
+def test_groups_without_variance_are_masked(rule):
+    np.testing.assert_array_equal(informative(REWARDS), [True, True, False, False])
+    found = np.asarray(advantages(rule, REWARDS))
+    assert (found[2:] == 0).all() and (found[:2] != 0).all() and np.isfinite(found).all()
+
+
+@pytest.mark.parametrize("rule", CREDIT)
+def test_a_constant_added_to_all_rewards_changes_nothing(rule):
+    np.testing.assert_allclose(advantages(rule, REWARDS + 3), advantages(rule, REWARDS), atol=1e-5)
+
+
+def test_unknown_rules_and_small_groups_are_refused():
+    with pytest.raises(ValueError, match="'mean'.*allowed are leave_one_out, grpo, batch_mean"):
+        check_credit("mean", 8)
+    for rule in ("leave_one_out", "grpo"):
+        with pytest.raises(ValueError, match="group is 1; set it to 2 or more"):
+            check_credit(rule, 1)
+    check_credit("batch_mean", 1)
