@@ -32,7 +32,7 @@ def parse_flags(arguments):
 
 def main(arguments):
     from neuromas_jax.config import parse
-    from neuromas_jax.experiments.run import check, collect, run_experiment, run_workers
+    from neuromas_jax.experiments.run import check, run_experiment, run_workers
 
     if len(arguments) > 1:
         raise app.UsageError(f"unknown arguments {arguments[1:]}; give --config, --workdir, or --config.name=value")
@@ -55,15 +55,11 @@ def main(arguments):
         if _WORKER.value:
             run_experiment(config, workdir, _WORKER.value)
             return
-        run_workers(config, workdir, sys.argv[1:])
+        print(run_workers(config, workdir, sys.argv[1:]))
     except (ValueError, FloatingPointError, RuntimeError) as error:
         logging.exception("stopped")
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
-    records = collect(config, workdir)
-    from neuromas_jax.analysis.report import write_report
-
-    print(write_report(config, workdir, records))
 
 
 if __name__ == "__main__":

@@ -25,7 +25,8 @@ def record(method="graph", seed=0, family="listops", name=None, depth=3, n=100, 
     return {
         "method": method, "topology": "4-2-1", "family": family, "set": name or family, "depth": depth, "seed": seed, "n": n,
         "accuracy": accuracy, "low": low, "high": high, "chance": 0.1, "majority": 0.15, "shallow": 0.2, "shallow_rule": "last | word",
-        "format_rate": 1.0, "truncated": 1.0, "top_answer_share": 0.14, "too_long": 0, "calls": 7, "rounds": 7 if method == "chain_equal_calls" else 3, "tokens": 14.0,
+        "format_rate": 1.0, "truncated": 1.0, "top_answer_share": 0.14, "too_long": 0, "calls": 7,
+        "rounds": 7 if method == "chain_equal_calls" else 3, "tokens": 14.0,
         "trainable_parameters": 0 if method == "graph_untrained" else 1000,
         "learning_rate": None if method == "graph_untrained" else 3e-3, **changes,
     }

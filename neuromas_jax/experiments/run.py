@@ -12,6 +12,7 @@ import jax
 from safetensors.numpy import load_file, save_file
 import numpy as np
 
+from neuromas_jax.analysis.report import write_report
 from neuromas_jax.config import Config
 from neuromas_jax.experiments.cells import Cell, claim, read_done, sweep_cells, train_cells, write_done
 from neuromas_jax.experiments.evaluation import evaluate_method, evaluation_sets
@@ -64,14 +65,14 @@ def check(config: Config, workdir: Path) -> None:
 
 
 def run_experiment(config: Config, workdir: Path, worker: int = 0) -> None:
-    """Does all cells of all families, alone or beside other workers, family by family."""
+    """Does all cells of all families, alone or beside other workers, family by family; the first worker writes the report."""
     for family in config.families:
-        if config.families[family].adapters:
-            continue
-        work_through([(cell, "sweep") for cell in sweep_cells(config, family)], config, workdir)
-        work_through([(cell, "train") for cell in train_cells(config, workdir, family)], config, workdir)
-    for family in config.families:
+        if not config.families[family].adapters:
+            work_through([(cell, "sweep") for cell in sweep_cells(config, family)], config, workdir)
+            work_through([(cell, "train") for cell in train_cells(config, workdir, family)], config, workdir)
         evaluate_family(config, workdir, family)
+        if worker == 0:
+            report(config, workdir)
 
 
 def work_through(cells: list[tuple[Cell, str]], config: Config, workdir: Path) -> None:
@@ -148,10 +149,7 @@ def evaluate_family(config: Config, workdir: Path, family: str) -> None:
                 bank, rate = run.new_bank(seed), None
                 if run.method.trained_as:
                     source = adapters_folder(config, workdir, family) / f"{run.method.trained_as}_seed{seed}"
-                    done = read_done(source)
-                    if done is None and not config.families[family].adapters:
-                        continue  # another worker has yet to train it
-                    bank, rate = load_adapters(source / "adapters.safetensors", bank), done["learning_rate"]
+                    bank, rate = load_adapters(source / "adapters.safetensors", bank), read_done(source)["learning_rate"]
                 write_done(folder, {"records": evaluate_method(compiled_for(run), bank, sets, family, seed, rate)})
 
 
@@ -169,8 +167,13 @@ def collect(config: Config, workdir: Path) -> list[dict]:
     return records
 
 
-def run_workers(config: Config, workdir: Path, arguments: list[str]) -> None:
-    """Runs the experiment in `config.workers` processes: this one, and others started with the same flags.
+def report(config: Config, workdir: Path) -> str:
+    """Writes `results.jsonl`, `report.md` and plots from what is there; returns a short table."""
+    return write_report(config, workdir, collect(config, workdir))
+
+
+def run_workers(config: Config, workdir: Path, arguments: list[str]) -> str:
+    """Runs the experiment in `config.workers` processes: this one, and others started with the same flags. Returns the short table.
 
     Raises:
       RuntimeError: another worker failed; its log is named.
@@ -189,5 +192,4 @@ def run_workers(config: Config, workdir: Path, arguments: list[str]) -> None:
         codes = [process.wait() for process in others]
     if any(codes):
         raise RuntimeError(f"a worker ended with {max(codes)}; see {workdir}/worker*.log, then run the same command again")
-    for family in config.families:  # what was waiting for another worker's training
-        evaluate_family(config, workdir, family)
+    return report(config, workdir)
