@@ -66,7 +66,7 @@ def opening(config: Config, records: list[dict]) -> str:
     found = {(record.get("family"), record["method"], record["seed"]) for record in records}
     wanted = len(config.families) * len(config.methods) * len(config.seeds)
     text = (f"Graph `{config.graph.topology}` on the backbone `{config.backbone}`, {config.training.steps} training steps of "
-            f"{config.rollout.questions} questions x {config.rollout.group} episodes, seeds {', '.join(map(str, seeds)) or 'none'}.")
+            f"{config.rollout.questions} questions x {config.rollout.group} episodes, seeds {', '.join(map(str, seeds)) or 'none yet'}.")
     return text + (f" **Partial: {len(found)} of {wanted} evaluations are done.**" if len(found) < wanted else "")
 
 

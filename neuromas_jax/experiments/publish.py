@@ -3,7 +3,8 @@
     python -m neuromas_jax.experiments.publish runs/reference results/reference
 
 Results, report and plots; of every trained cell its summary; the graphs' adapters; and for the families below, which the quickstart
-evaluates, the adapters of the graph's rivals. Checkpoints, events and metrics stay behind.
+evaluates, the adapters of the graph's rivals. Checkpoints, events and metrics stay behind. An unfinished experiment goes on from a
+copy of the published folder: finished cells are not done again.
 """
 
 from pathlib import Path
@@ -19,7 +20,7 @@ def publish(workdir: Path, target: Path) -> list[Path]:
         raise ValueError(f"{workdir} holds no results.jsonl; run the experiment first")
     target.mkdir(parents=True, exist_ok=True)
     chosen = [workdir / "results.jsonl", *workdir.glob("*.md"), *workdir.glob("*.png")]
-    chosen += sorted(workdir.glob("sweep/*/*/done.json")) + sorted(workdir.glob("train/*/*/done.json"))
+    chosen += [path for stage in ("sweep", "train", "evaluation") for path in sorted(workdir.glob(f"{stage}/*/*/done.json"))]
     chosen += sorted(workdir.glob("train/*/graph_seed*/adapters.safetensors"))
     for family in RIVALS_FOR:
         chosen += sorted(path for path in workdir.glob(f"train/{family}/*_seed0/adapters.safetensors") if path not in chosen)
