@@ -1,0 +1,97 @@
+"""What is compiled: how the program grows with the graph, that no `[rows, T, V]` is in it, one trace per bucket (claim 7)."""
+
+import functools
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from neuromas_jax.backbone import init_backbone
+from neuromas_jax.graph import node_slots, text_graph
+from neuromas_jax.rl import Objective, Optimizer, init_learner, update
+from neuromas_jax.rollout import make_program, make_sampling, no_interventions, rollout
+from neuromas_jax.text.prompt import PromptTemplate
+from tests.tiny import TEXTS, encode_questions, random_bank, tiny_config, tokenizer
+
+CONFIG = tiny_config(num_hidden_layers=1)
+
+
+@functools.cache
+def lowered(topology, reads="previous", message_tokens=5):
+    """StableHLO text of (rollout, update), lowered and not compiled."""
+    graph = text_graph(topology, message_tokens, reads)
+    program = make_program(graph, node_slots(graph), PromptTemplate(), tokenizer(), make_sampling(tokenizer(), CONFIG.vocab_size), 3)
+    backbone = init_backbone(CONFIG, jax.random.key(0))
+    bank = random_bank(CONFIG, graph.size, rank=2)
+    arguments = backbone, bank, encode_questions(TEXTS[:2], bucket=24), no_interventions(graph, 2, 3), jax.random.key(0), jnp.asarray(False)
+    forward = jax.jit(functools.partial(rollout, program))
+    episodes = jax.eval_shape(forward, *arguments)
+    state = init_learner(Optimizer(), bank)
+    learn = jax.jit(functools.partial(update, Objective(kl_penalty=0.1, entropy_bonus=0.1), Optimizer(), program))
+    rewards = jax.ShapeDtypeStruct((2, 3), jnp.float32)
+    return forward.lower(*arguments).as_text(), learn.lower(backbone, state, episodes, rewards).as_text()
+
+
+def lines(topology):
+    return np.asarray([text.count("\n") for text in lowered(topology)])
+
+
+def test_size_is_flat_in_width():
+    assert (lines("64-1") <= 1.1 * lines("1-1")).all(), (lines("64-1"), lines("1-1"))
+
+
+def test_size_is_linear_in_depth():
+    sizes = np.asarray([lines("-".join("1" * depth)) for depth in (2, 4, 6)])
+    first, second = sizes[1] - sizes[0], sizes[2] - sizes[1]
+    assert (first > 0).all()
+    np.testing.assert_allclose(second, first, rtol=0.05)
+
+
+def shapes(text):
+    """Shapes of all arrays of a StableHLO text."""
+    return {tuple(map(int, found.split("x")[:-1])) for found in re.findall(r"tensor<((?:\d+x)+[a-z]\w*)>", text)}
+
+
+@pytest.mark.parametrize("topology, reads", [("3-1", "previous"), ("2-1-1", "all")])
+def test_no_logits_for_prompt_tokens(topology, reads):
+    """Arrays over the vocabulary hold message positions only: no axis is as long as a prompt block, with or without the message."""
+    message, vocabulary = 5, CONFIG.vocab_size
+    graph = text_graph(topology, message, reads)
+    for text in lowered(topology, reads):
+        found = {shape for shape in shapes(text) if vocabulary in shape}
+        assert found, "the search must find the logits"
+        rows = 2 * 3 * max(layer.width for layer in graph.layers) * message  # of one layer's message tokens
+        for shape in found:
+            if np.prod(shape) == vocabulary * CONFIG.hidden_size:  # the embedding and its transpose
+                continue
+            assert np.prod(shape) <= vocabulary * rows, f"{shape} is larger than one layer's message logits"
+
+
+def test_one_trace_per_bucket_over_a_run(tmp_path, monkeypatch):
+    """Claim 7: training, validation, per-node numbers and evaluation over three buckets compile every program once."""
+    from neuromas_jax.config import parse
+    from neuromas_jax.experiments.evaluation import evaluate_method, evaluation_sets
+    from neuromas_jax.rollout import rollout as plain
+    from neuromas_jax.train import run as train_run
+    from neuromas_jax.train.loop import train
+    from neuromas_jax.train.run import Compiled, Parts, make_run
+
+    monkeypatch.setattr(train_run, "load_parts", lambda *_: Parts(init_backbone(CONFIG, jax.random.key(0)), tokenizer()))
+    traces = []
+    monkeypatch.setattr(train_run, "rollout", lambda *arguments: traces.append("rollout") or plain(*arguments))
+    monkeypatch.setattr(train_run, "update", lambda *arguments: traces.append("update") or update(*arguments))
+    config = parse(dict(
+        families=dict(listops=dict(options=dict(depths=(1, 2), weights=(0.7, 0.3), held_out_depth=3), buckets=(5, 13, 29))),
+        graph=dict(topology="1"), rollout=dict(questions=2, group=2), test_questions=4,
+        training=dict(steps=8, evaluate_every=3, checkpoint_every=100, validation_questions=6),
+    ))
+    compiled = Compiled(make_run(config, "listops", "graph"))
+    state = train(compiled, tmp_path, 0, 8)
+    trained = set(compiled.compile_seconds)
+    assert {bucket for name, bucket in trained if name == "update"} == {5, 13}, "the run must meet both buckets"
+    evaluate_method(compiled, state.learner.bank, evaluation_sets(config, "listops"), "listops", 0, 1e-3)
+    assert set(compiled.compile_seconds) == trained | {("rollout", 29)}
+    assert len(traces) == len(compiled.compile_seconds) == 5
+    assert all(seconds > 0 for seconds in compiled.compile_seconds.values())
