@@ -1,6 +1,9 @@
 """Set before JAX starts: CPU, a compilation cache that outlives the session, and type checks of the package's signatures."""
 
+import dataclasses
+import functools
 import os
+import typing
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "agg")
@@ -8,6 +11,7 @@ os.environ.setdefault("MPLBACKEND", "agg")
 from beartype import beartype  # noqa: E402
 import jax  # noqa: E402
 from jaxtyping import install_import_hook  # noqa: E402
+import pytest  # noqa: E402
 
 CACHE = os.path.expanduser(os.environ.get("NEUROMAS_TEST_CACHE", "~/.cache/neuromas_jax/tests"))
 jax.config.update("jax_compilation_cache_dir", CACHE)
@@ -15,19 +19,24 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
+def _of_arrays(hint) -> bool:
+    return hasattr(hint, "dim_str") or any(map(_of_arrays, typing.get_args(hint)))
+
+
 def check_function(function):
-    """beartype on functions. Constructors are left alone: JAX rebuilds registered dataclasses around what are no arrays."""
-    return function if function.__name__ == "__init__" else beartype(function)
+    """beartype on the array hints of a function: shapes, axes that must agree, kinds of numbers.
+
+    Constructors are left alone, since JAX rebuilds registered dataclasses around what are no arrays. So are plain types: `check`
+    and `parse` answer wrong ones themselves.
+    """
+    hints = {name: hint for name, hint in function.__annotations__.items() if _of_arrays(hint)}
+    if function.__name__ == "__init__" or not hints:
+        return function
+    function.__annotations__ = hints
+    return beartype(function)
 
 
-# rollout, rl, text, graph, methods: array shapes and plain types of every annotated function are checked at each call.
 _HOOK = install_import_hook("neuromas_jax", "tests.conftest.check_function")
-
-
-import dataclasses  # noqa: E402
-import functools  # noqa: E402
-
-import pytest  # noqa: E402
 
 
 @dataclasses.dataclass(frozen=True)

@@ -81,7 +81,7 @@ def run(tmp_path, monkeypatch, capsys):
     ("--config.rollout.group=1", "group is 1; set it to 2 or more"),
     ("--config.backbone=nowhere", "nowhere.*missing; a tokenizer folder holds"),
     ("--config.families.listops.task=sums", "unknown task 'sums'; allowed: listops"),
-    ("--config.families.listops.buckets=(2,)", "question 0 has 5 tokens and the largest bucket is 2.*add a larger bucket, or set rollout.too_long='skip'"),
+    ("--config.families.listops.buckets=(2,)", "question 0 has [0-9]+ tokens and the largest bucket is 2.*add a larger bucket, or set rollout.too_long='skip'"),
 ])
 def test_bad_flags(run, flag, message):
     said = run(flag)
@@ -227,7 +227,7 @@ def test_a_damaged_checkpoint_is_named_and_an_older_one_still_serves(compiled, t
 def test_questions_too_long_are_an_error_or_counted_never_cut(compiled):
     run = compiled.run
     task = dataclasses.replace(run.task, depths=(1, 2), weights=(0.5, 0.5), held_out_depth=3)
-    with pytest.raises(TooLong, match="has 13 tokens and the largest bucket is 5.*too_long='skip' to leave such questions out and count them"):
+    with pytest.raises(TooLong, match="has [0-9]+ tokens and the largest bucket is 5.*too_long='skip' to leave such questions out and count them"):
         next_batch(task, 0, 40, run.method.graph, run.parts.tokenizer, (5,), "error")
     questions, batch, cursor, skipped = next_batch(task, 0, 40, run.method.graph, run.parts.tokenizer, (5,), "skip")
     assert len(questions) == 40 and cursor == 40 + skipped and 5 < skipped < 100

@@ -105,7 +105,7 @@ def test_only_what_can_be_known_is_a_target(family, tokenizer, writer):
     for index in range(40):
         for author in (writer, wrong):
             document = author.write(task.generate("train", index), rng)
-            cue = max(document.tokens.index(token) if token in document.tokens else -1 for token in (5, 6))
+            cue = max(document.tokens.index(token) if token in document.tokens else -1 for token in (4, 5))
             assert all(weight == 1.0 for weight in document.weights[cue + 2 :])
             assert all(weight == 0.0 for weight in document.weights[: document.tokens.index(3)])
             if author is wrong:

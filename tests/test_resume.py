@@ -17,7 +17,7 @@ import ml_collections
 
 def get_config():
     config = ml_collections.ConfigDict()
-    config.families = dict(listops=dict(options=dict(depths=(1, 2), weights=(0.5, 0.5), held_out_depth=3), buckets=(16,)))
+    config.families = dict(listops=dict(options=dict(depths=(1, 2), weights=(0.5, 0.5), held_out_depth=3), buckets=(24,)))
     config.methods = ("single_equal_parameters",)
     config.graph = dict(topology="1")
     config.rollout = dict(questions=4, group=4)

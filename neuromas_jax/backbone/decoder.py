@@ -207,7 +207,7 @@ def rotary_angles(positions: Int[Array, "B g T"], head_dim: int, theta: float):
     return jnp.cos(angles), jnp.sin(angles)
 
 
-def rotate(x: Float[Array, "B g T K H"], cos: Array, sin: Array) -> Float[Array, "B g T K H"]:
+def rotate(x: Float[Array, "... K H"], cos: Array, sin: Array) -> Float[Array, "... K H"]:
     """Rotary embedding in the half-split layout of Hugging Face checkpoints."""
     first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
     turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)

@@ -58,6 +58,8 @@ def restore(folder: Path, like, description: dict):
         return None
     step, path = found[-1], folder / f"step_{found[-1]:06d}"
     stored = describe(folder, step)
+    if not stored or set(description) - set(stored):
+        raise CheckpointError(f"checkpoint {path} does not say what it belongs to, so it is damaged; remove that folder to go on from an older one")
     for name, value in description.items():
         if fingerprint({name: value}) != fingerprint({name: stored.get(name)}):
             raise CheckpointError(
