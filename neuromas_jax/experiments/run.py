@@ -78,17 +78,23 @@ def run_experiment(config: Config, workdir: Path, worker: int = 0) -> None:
 def work_through(cells: list[tuple[Cell, str]], config: Config, workdir: Path) -> None:
     """Does every cell that no other process is doing, and returns when all are done."""
     while True:
-        waiting = [(cell, stage) for cell, stage in cells if read_done(cell.folder(workdir, stage)) is None]
+        waiting = [(cell, stage) for cell, stage in cells if not finished(cell, stage, workdir)]
         if not waiting:
             return
         worked = False
         for cell, stage in waiting:
             with claim(cell.folder(workdir, stage)) as mine:
-                if mine and read_done(cell.folder(workdir, stage)) is None:
+                if mine and not finished(cell, stage, workdir):
                     do_cell(cell, stage, config, workdir)
                     worked = True
         if not worked:
             time.sleep(1.0)
+
+
+def finished(cell: Cell, stage: str, workdir: Path) -> bool:
+    """Whether the cell was trained for as many steps as this config asks; a run may be made longer."""
+    done = read_done(cell.folder(workdir, stage))
+    return done is not None and done["steps"] >= cell.steps
 
 
 def do_cell(cell: Cell, stage: str, config: Config, workdir: Path) -> None:
