@@ -17,7 +17,7 @@ import ml_collections
 
 def get_config():
     config = ml_collections.ConfigDict()
-    config.families = dict(listops=dict(options=dict(depths=(1, 2), weights=(0.5, 0.5), held_out_depth=3), buckets=(24,)))
+    config.families = dict(listops=dict(options=dict(depths=(2, 3), weights=(0.5, 0.5), held_out_depth=4), buckets=(48,)))
     config.methods = ("single_equal_parameters",)
     config.graph = dict(topology="1")
     config.rollout = dict(questions=4, group=4)
@@ -59,7 +59,10 @@ def world(tmp_path_factory):
     folder = tmp_path_factory.mktemp("resume")
     experiment = folder / "experiment.py"
     experiment.write_text(EXPERIMENT)
-    return folder, experiment, finish(folder / "whole", experiment)
+    whole = finish(folder / "whole", experiment)
+    moved = [line["nodes"]["informative_groups"] for line in records(folder / "whole")]
+    assert any(moved), "nothing was learned: the comparisons below would hold for a run that trains nothing"
+    return folder, experiment, whole
 
 
 def test_a_killed_run_goes_on_bit_for_bit(world):
