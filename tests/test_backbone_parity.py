@@ -84,14 +84,13 @@ def test_greedy_continuation_with_a_cache_equals_torch(name, which):
     def step(token, position, written):
         going = jnp.ones((rows, 1, 1), bool)
         hidden, new = backbone(token[..., None], going, before + position, (prompt, written), adapter, scale)
-        written = KV(
-            jax.lax.dynamic_update_slice_in_dim(written.k, new.k, position, axis=3),
-            jax.lax.dynamic_update_slice_in_dim(written.v, new.v, position, axis=3),
-            jax.lax.dynamic_update_slice_in_dim(written.valid, going, position, axis=2),
-        )
+        k, v = jax.tree.map(
+            lambda whole, last: jax.lax.dynamic_update_slice_in_dim(whole, last, position, axis=whole.ndim - 2),
+            (written.k, written.v), (new.k, new.v))
+        written = KV(k, v, jax.lax.dynamic_update_slice_in_dim(written.valid, going, position, axis=2))
         return jax.nn.log_softmax(backbone.logits(hidden[:, :, -1])), written
 
-    empty = jnp.zeros((*prompt.k.shape[:3], length, *prompt.k.shape[4:]))
+    empty = jax.tree.map(lambda x: jnp.zeros((*x.shape[:-2], length, x.shape[-1])), prompt.k)
     written = KV(empty, empty, jnp.zeros((rows, 1, length), bool))
     log_probs = jax.nn.log_softmax(backbone.logits(hidden[:, :, -1]))
     chosen, scores = [], []

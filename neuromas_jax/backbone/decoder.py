@@ -9,15 +9,18 @@ The decoder reads one block of tokens for `B` questions times `G` episodes, afte
 
 import dataclasses
 import functools
+import itertools
 from typing import Any
 
 from flax import nnx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
+import numpy as np
 
-MASKED = -1e30  # finite, so that a row that may look nowhere (padding) gives numbers, never nan
-UNROLL = 4  # a scan over so few layers is unrolled: on a CPU the backward pass takes two thirds of the time
+from neuromas_jax.backbone.attention import attend
+
+UNROLL = 4  # so few layers are written out, not scanned: on a CPU slicing stacked weights and caches costs a third of the time
 LINEAR_SITES = ("q", "k", "v", "o", "gate", "up", "down")
 
 
@@ -51,10 +54,13 @@ class DecoderConfig:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class KV:
-    """Keys and values of one block. `g` is `G`, or 1 where the block is shared by the group."""
+    """Keys and values of one block, stacked over decoder layers, or one array per layer where the layers are written out.
 
-    k: Float[Array, "L B g T K H"]
-    v: Float[Array, "L B g T K H"]
+    `g` is `G`, or 1 where the block is shared by the group.
+    """
+
+    k: Float[Array, "L B g K T H"] | tuple[Float[Array, "B g K T H"], ...]
+    v: Float[Array, "L B g K T H"] | tuple[Float[Array, "B g K T H"], ...]
     valid: Bool[Array, "B g T"]
 
 
@@ -92,39 +98,54 @@ class Decoder(nnx.Module):
         """See `Backbone.__call__`."""
         config = self.config
         positions = start[..., None] + jnp.cumsum(valid, axis=-1, dtype=jnp.int32) - 1
-        cos, sin = rotary_angles(positions, config.head_dim, config.rope_theta)
+        longest = sum(block.valid.shape[-1] for block in past) + tokens.shape[-1]
+        cos, sin = rotary_angles(positions, longest, config.head_dim, config.rope_theta)
         causal = jnp.tril(jnp.ones((tokens.shape[-1],) * 2, bool)) & valid[:, :, None, :]
         hidden = self.embed[...].at[tokens].get(mode="clip")
 
         def layer(hidden, inputs):
             weights, factors, past_kv = inputs
 
-            def linear(site, x):
+            def linear(x, *sites):
+                """Sites that read the same input, as one product with the shared weights and one with the node's factors."""
                 flat = x.reshape(-1, x.shape[-1])  # plain matrix products: their backward pass on a CPU is 2-3 times as fast
-                y = flat @ weights[site]
-                if factors is not None and site in factors:
-                    low = flat @ factors[site]["a"].astype(x.dtype)
-                    y = y + jnp.asarray(scale, x.dtype) * (low @ factors[site]["b"].astype(x.dtype))
-                return y.reshape(*x.shape[:-1], -1)
+                sizes = [weights[site].shape[-1] for site in sites]
+                y = flat @ jnp.concatenate([weights[site] for site in sites], axis=-1)
+                parts = jnp.split(y, list(itertools.accumulate(sizes))[:-1], axis=-1)
+                own = [site for site in sites if factors is not None and site in factors]
+                if own:
+                    low = flat @ jnp.concatenate([factors[site]["a"] for site in own], axis=-1).astype(x.dtype)
+                    for site, mine in zip(own, jnp.split(jnp.asarray(scale, x.dtype) * low, len(own), axis=-1)):
+                        parts[sites.index(site)] += mine @ factors[site]["b"].astype(x.dtype)
+                return [part.reshape(*x.shape[:-1], -1) for part in parts]
 
-            def heads(x, count):
-                return x.reshape(*x.shape[:-1], count, config.head_dim)
+            def heads(x, norm=None):
+                """[B, g, T, K * H] -> [B, g, K, T, H], normed and turned where there is a norm."""
+                x = x.reshape(*x.shape[:-1], -1, config.head_dim)
+                x = x if norm is None else rotate(rms_norm(x, weights[norm], config.rms_norm_eps), cos, sin)
+                return jnp.swapaxes(x, 2, 3)
 
             x = rms_norm(hidden, weights["attn_norm"], config.rms_norm_eps)
-            q = rms_norm(heads(linear("q", x), config.num_attention_heads), weights["q_norm"], config.rms_norm_eps)
-            k = rms_norm(heads(linear("k", x), config.num_key_value_heads), weights["k_norm"], config.rms_norm_eps)
-            v = heads(linear("v", x), config.num_key_value_heads)
-            q, k = rotate(q, cos, sin), rotate(k, cos, sin)
+            q, k, v = linear(x, "q", "k", "v")
+            q, k, v = heads(q, "q_norm"), heads(k, "k_norm"), heads(v)
             blocks = [(pk, pv, block.valid[:, :, None, :]) for (pk, pv), block in zip(past_kv, past)]
             mixed = attend(q, [*blocks, (k, v, causal)])
-            hidden = hidden + linear("o", mixed.reshape(*mixed.shape[:-2], -1))
-            x = rms_norm(hidden, weights["mlp_norm"], config.rms_norm_eps)
-            hidden = hidden + linear("down", jax.nn.silu(linear("gate", x)) * linear("up", x))
-            return hidden, (k, v)
+            (out,) = linear(jnp.swapaxes(mixed, 2, 3).reshape(*hidden.shape[:-1], -1), "o")
+            hidden = hidden + out
+            gate, up = linear(rms_norm(hidden, weights["mlp_norm"], config.rms_norm_eps), "gate", "up")
+            (out,) = linear(jax.nn.silu(gate) * up, "down")
+            return hidden + out, (k, v)
 
         inputs = (self.layers.stacked(), adapter, [(block.k, block.v) for block in past])
         layer = jax.checkpoint(layer) if remat else layer
-        hidden, (k, v) = jax.lax.scan(layer, hidden, inputs, unroll=config.num_hidden_layers <= UNROLL)
+        if config.num_hidden_layers <= UNROLL:
+            states = []
+            for number in range(config.num_hidden_layers):
+                hidden, state = layer(hidden, (*jax.tree.map(lambda x: x[number], inputs[:2]), [(k[number], v[number]) for k, v in inputs[2]]))
+                states.append(state)
+            k, v = zip(*states)
+        else:
+            hidden, (k, v) = jax.lax.scan(layer, hidden, inputs)
         return rms_norm(hidden, self.final_norm[...], config.rms_norm_eps), KV(k, v, valid)
 
     def logits(self, hidden):
@@ -200,11 +221,14 @@ def rms_norm(x: Float[Array, "... D"], weight: Float[Array, "D"], eps: float) ->
     return weight * wide.astype(x.dtype)
 
 
-def rotary_angles(positions: Int[Array, "B g T"], head_dim: int, theta: float):
-    """Cosine and sine `[B, g, T, 1, H/2]` of the rotary embedding (Su et al. 2021), in float32."""
-    frequencies = theta ** (-jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim)
-    angles = positions[..., None, None].astype(jnp.float32) * frequencies
-    return jnp.cos(angles), jnp.sin(angles)
+def rotary_angles(positions: Int[Array, "B g T"], longest: int, head_dim: int, theta: float):
+    """Cosine and sine `[B, g, T, 1, H/2]` of the rotary embedding (Su et al. 2021), for positions below `longest`.
+
+    Looked up in a table: a CPU takes longer for a sine than for the attention of a small head.
+    """
+    angles = np.outer(np.arange(longest), theta ** (-np.arange(0, head_dim, 2) / head_dim))
+    places = jnp.clip(positions, 0, longest - 1)[..., None]  # padding before the first token stands at -1
+    return jnp.asarray(np.cos(angles), jnp.float32)[places], jnp.asarray(np.sin(angles), jnp.float32)[places]
 
 
 def rotate(x: Float[Array, "... K H"], cos: Array, sin: Array) -> Float[Array, "... K H"]:
@@ -212,35 +236,3 @@ def rotate(x: Float[Array, "... K H"], cos: Array, sin: Array) -> Float[Array, "
     first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
     turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
     return turned.astype(x.dtype)
-
-
-def attend(q: Float[Array, "B G T Q H"], blocks: list[tuple[Array, Array, Array]]) -> Float[Array, "B G T Q H"]:
-    """Softmax attention of grouped queries over several blocks of keys.
-
-    Each block is `(k [B, g, S, K, H], v, mask [B, g, T or 1, S])`. A block with g = 1 < G is used by the whole group in one
-    matrix product per question; one softmax runs over all blocks together.
-    """
-    batch, group, length, queries, head_dim = q.shape
-    kv_heads = blocks[0][0].shape[-2]
-    q = q.reshape(batch, group, length, kv_heads, queries // kv_heads, head_dim) * jnp.asarray(head_dim**-0.5, q.dtype)
-    scores = []
-    for k, _, mask in blocks:
-        if k.shape[1] == 1:
-            score = jnp.einsum("bgtkrh,bskh->bkgrts", q, k[:, 0], preferred_element_type=jnp.float32)
-        else:
-            score = jnp.einsum("bgtkrh,bgskh->bkgrts", q, k, preferred_element_type=jnp.float32)
-        scores.append(jnp.where(mask[:, None, :, None], score, MASKED))
-    top = functools.reduce(jnp.maximum, [score.max(axis=-1, keepdims=True) for score in scores])
-    top = jax.lax.stop_gradient(top)
-    weights = [jnp.exp(score - top) for score in scores]
-    total = sum(weight.sum(axis=-1) for weight in weights)  # [B, K, G, r, T]
-    mixed = jnp.zeros((), jnp.float32)
-    for weight, (_, v, _) in zip(weights, blocks):
-        weight = weight.astype(q.dtype)
-        if v.shape[1] == 1:
-            part = jnp.einsum("bkgrts,bskh->bgtkrh", weight, v[:, 0], preferred_element_type=jnp.float32)
-        else:
-            part = jnp.einsum("bkgrts,bgskh->bgtkrh", weight, v, preferred_element_type=jnp.float32)
-        mixed = mixed + part
-    mixed = mixed / jnp.transpose(total, (0, 2, 4, 1, 3))[..., None]
-    return mixed.reshape(batch, group, length, queries, head_dim).astype(q.dtype)

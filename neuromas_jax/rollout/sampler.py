@@ -63,12 +63,12 @@ def sample_layer(
     if own_tokens:
         hidden, local = read(adapters, *own, before, (shared_kv,))
         before = before + count(own[1])
-        room = ((0, 0),) * 4 + ((0, message_tokens - 1), (0, 0), (0, 0))
-        local = KV(jnp.pad(local.k, room), jnp.pad(local.v, room), jnp.pad(local.valid, room[1:5]))
-    else:
-        shape = list(shared_kv.k.shape)
-        shape[3:5] = group, message_tokens - 1
-        local = KV(jnp.zeros(shape, shared_kv.k.dtype), jnp.zeros(shape, shared_kv.v.dtype), jnp.zeros((nodes, batch, group, message_tokens - 1), bool))
+    else:  # an own block of no tokens
+        k, v = jax.tree.map(lambda x: jnp.broadcast_to(x[..., :0, :], (*x.shape[:-4], group, x.shape[-3], 0, x.shape[-1])), (shared_kv.k, shared_kv.v))
+        local = KV(k, v, jnp.zeros((nodes, batch, group, 0), bool))
+    room = ((0, message_tokens - 1), (0, 0))
+    k, v = jax.tree.map(lambda x: jnp.pad(x, ((0, 0),) * (x.ndim - 2) + room), (local.k, local.v))
+    local = KV(k, v, jnp.pad(local.valid, ((0, 0),) * 3 + room[:1]))
     forced_rows, forced_ids, forced_length = forced
 
     def write(position, hidden):
@@ -95,11 +95,9 @@ def sample_layer(
         going = ~ended[..., None]
         hidden, new = read(adapters, last, going, before + position - 1, (shared_kv, local))
         at = own_tokens + position - 1
-        local = KV(
-            jax.lax.dynamic_update_slice_in_dim(local.k, new.k, at, axis=4),
-            jax.lax.dynamic_update_slice_in_dim(local.v, new.v, at, axis=4),
-            jax.lax.dynamic_update_slice_in_dim(local.valid, going, at, axis=3),
-        )
+        k, v = jax.tree.map(
+            lambda whole, last: jax.lax.dynamic_update_slice_in_dim(whole, last, at, axis=whole.ndim - 2), (local.k, local.v), (new.k, new.v))
+        local = KV(k, v, jax.lax.dynamic_update_slice_in_dim(local.valid, going, at, axis=3))
         token, log_prob = write(position, hidden)
         tokens = jax.lax.dynamic_update_slice_in_dim(tokens, jnp.where(ended, 0, token)[..., None], position, axis=3)
         scores = jax.lax.dynamic_update_slice_in_dim(scores, jnp.where(ended, 0.0, log_prob)[..., None], position, axis=3)
