@@ -1,6 +1,7 @@
 """Our side of a comparison: the whole graph as one program. Run by `benchmarks.compare`."""
 
 import dataclasses
+import functools
 import pathlib
 import sys
 import time
@@ -17,8 +18,7 @@ from benchmarks.scene import make_scene_program, read_load, score  # noqa: E402
 from neuromas_jax.backbone import load_backbone  # noqa: E402
 from neuromas_jax.backbone.adapters import take_slots  # noqa: E402
 from neuromas_jax.rl import Objective, Optimizer, init_learner, update  # noqa: E402
-from neuromas_jax.rollout import Questions, no_interventions, rollout  # noqa: E402
-from neuromas_jax.rollout.sampler import count  # noqa: E402
+from neuromas_jax.rollout import Questions, no_interventions, rollout, sampler  # noqa: E402
 
 
 def prefill(program, backbone, bank, episodes):
@@ -26,12 +26,12 @@ def prefill(program, backbone, bank, episodes):
     states = []
     for number, layer in enumerate(episodes):
         adapters = take_slots(bank, program.layer_slots(number))
-        read = jax.vmap(lambda adapter, tokens, valid, start, past: backbone(tokens, valid, start, past, adapter, program.lora_scale))
-        hidden, kv = read(adapters, layer.shared, layer.shared_valid, jnp.zeros(layer.shared.shape[:3], jnp.int32), ())
+        read = functools.partial(sampler.prefill, backbone, adapters, program.lora_scale, program.microbatch)
+        hidden, kv = read(layer.shared, layer.shared_valid, jnp.zeros(layer.shared.shape[:3], jnp.int32), ())
         if layer.own.shape[-1]:
-            before = jnp.broadcast_to(count(layer.shared_valid), layer.own.shape[:3])
-            hidden, kv = read(adapters, layer.own, layer.own_valid, before, (kv,))
-        states.append((hidden[..., -1, :], kv))  # keys and values come out, or XLA would drop their work
+            before = jnp.broadcast_to(sampler.count(layer.shared_valid), layer.own.shape[:3])
+            hidden, kv = read(layer.own, layer.own_valid, before, (kv,))
+        states.append((hidden, kv))  # keys and values come out, or XLA would drop their work
     return states
 
 

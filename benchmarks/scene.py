@@ -68,7 +68,7 @@ def make_scene_program(load: Load, vocab_size: int) -> Program:
     tokenizer = load_tokenizer(EMBEDDED)
     sampling = Sampling(tokenizer.end_id, tuple(sorted(tokenizer.added_ids)))
     graph = text_graph(load.topology, message_tokens=load.message_tokens)
-    return make_program(graph, node_slots(graph), PromptTemplate(), tokenizer, sampling, load.group, load.lora_scale)
+    return make_program(graph, node_slots(graph), PromptTemplate(), tokenizer, sampling, load.group, lora_scale=load.lora_scale)
 
 
 def read_load(folder: pathlib.Path) -> Load:

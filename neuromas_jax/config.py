@@ -37,10 +37,15 @@ class AdapterConfig:
 
 @dataclasses.dataclass(frozen=True)
 class RolloutConfig:
-    """`questions` times `group` episodes a step. `too_long`: a question over the largest bucket is an "error" or a counted "skip"."""
+    """`questions` times `group` episodes a step.
+
+    `microbatch` questions are read at a time in prefill and update; by default one on a CPU, whose cache they fill, and all on
+    an accelerator. `too_long`: a question over the largest bucket is an "error" or a counted "skip".
+    """
 
     questions: int = 32
     group: int = 8
+    microbatch: int | None = None
     temperature: float = 1.0
     too_long: str = "error"
 

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from neuromas_jax.backbone import KV, load_backbone, save_backbone
-from neuromas_jax.backbone.decoder import LINEAR_SITES
+from neuromas_jax.backbone import KV, decoder, load_backbone, save_backbone
+from neuromas_jax.backbone.decoder import LINEAR_SITES, Cache
 
 GOLDEN = pathlib.Path(__file__).parent / "golden" / "qwen3"
 MODELS = ("tied", "untied")
@@ -71,8 +71,10 @@ def test_goldens_would_notice_a_missing_adapter():
 
 @pytest.mark.parametrize("which", STEERING)
 @pytest.mark.parametrize("name", MODELS)
-def test_greedy_continuation_with_a_cache_equals_torch(name, which):
-    """Tokens and log-probabilities, one token at a time onto blocks read before."""
+@pytest.mark.parametrize("scanned", [False, True])
+def test_greedy_continuation_with_a_cache_equals_torch(name, which, scanned, monkeypatch):
+    """Tokens and log-probabilities, one token at a time onto blocks read before, with layers written out and scanned."""
+    monkeypatch.setattr(decoder, "UNROLL", 0 if scanned else 4)
     backbone, expected, adapter, scale = steering(name, which)
     rows, length = expected[f"{which}_greedy"].shape
     tokens, valid = jnp.asarray(expected["tokens"])[:, None], jnp.asarray(expected["valid"])[:, None]
@@ -83,11 +85,7 @@ def test_greedy_continuation_with_a_cache_equals_torch(name, which):
     @jax.jit
     def step(token, position, written):
         going = jnp.ones((rows, 1, 1), bool)
-        hidden, new = backbone(token[..., None], going, before + position, (prompt, written), adapter, scale)
-        k, v = jax.tree.map(
-            lambda whole, last: jax.lax.dynamic_update_slice_in_dim(whole, last, position, axis=whole.ndim - 2),
-            (written.k, written.v), (new.k, new.v))
-        written = KV(k, v, jax.lax.dynamic_update_slice_in_dim(written.valid, going, position, axis=2))
+        hidden, written = backbone(token[..., None], going, before + position, (prompt,), adapter, scale, Cache(written, position))
         return jax.nn.log_softmax(backbone.logits(hidden[:, :, -1])), written
 
     empty = jax.tree.map(lambda x: jnp.zeros((*x.shape[:-2], length, x.shape[-1])), prompt.k)

@@ -80,7 +80,7 @@ def test_one_trace_per_bucket_over_a_run(tmp_path, monkeypatch):
     from neuromas_jax.train.loop import train
     from neuromas_jax.train.run import Compiled, Parts, make_run
 
-    monkeypatch.setattr(train_run, "load_parts", lambda *_: Parts(init_backbone(CONFIG, jax.random.key(0)), tokenizer()))
+    monkeypatch.setattr(train_run, "load_parts", lambda *_: Parts(init_backbone(CONFIG, jax.random.key(0)), tokenizer(), ""))
     traces = []
     monkeypatch.setattr(train_run, "rollout", lambda *arguments: traces.append("rollout") or plain(*arguments))
     monkeypatch.setattr(train_run, "update", lambda *arguments: traces.append("update") or update(*arguments))

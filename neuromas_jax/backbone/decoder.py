@@ -9,7 +9,6 @@ The decoder reads one block of tokens for `B` questions times `G` episodes, afte
 
 import dataclasses
 import functools
-import itertools
 from typing import Any
 
 from flax import nnx
@@ -20,7 +19,7 @@ import numpy as np
 
 from neuromas_jax.backbone.attention import attend
 
-UNROLL = 4  # so few layers are written out, not scanned: on a CPU slicing stacked weights and caches costs a third of the time
+UNROLL = 4  # so few layers are written out, not scanned: nothing is then sliced out of stacked weights and caches at every token
 LINEAR_SITES = ("q", "k", "v", "o", "gate", "up", "down")
 
 
@@ -64,6 +63,15 @@ class KV:
     valid: Bool[Array, "B g T"]
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Cache:
+    """A block with room: what is read next is written into it from column `at` on. Columns from there on are not looked at before."""
+
+    block: KV
+    at: Int[Array, ""]
+
+
 class DecoderLayers(nnx.Module):
     """All decoder layers, stacked on a leading axis `L`."""
 
@@ -94,24 +102,28 @@ class Decoder(nnx.Module):
             head = jax.random.normal(rngs.params(), shape[::-1], jnp.float32) * config.hidden_size**-0.5
             self.lm_head = nnx.Param(head.astype(dtype))
 
-    def __call__(self, tokens, valid, start, past=(), adapter=None, scale=1.0, remat=False):
+    def __call__(self, tokens, valid, start, past=(), adapter=None, scale=1.0, cache=None, remat=False):
         """See `Backbone.__call__`."""
         config = self.config
         positions = start[..., None] + jnp.cumsum(valid, axis=-1, dtype=jnp.int32) - 1
-        longest = sum(block.valid.shape[-1] for block in past) + tokens.shape[-1]
+        at, columns = 0, valid  # of this block: where it begins, and which columns are real
+        if cache is not None:
+            at, columns = cache.at, jax.lax.dynamic_update_slice_in_dim(cache.block.valid, valid, cache.at, axis=2)
+        longest = sum(block.valid.shape[-1] for block in past) + columns.shape[-1]
         cos, sin = rotary_angles(positions, longest, config.head_dim, config.rope_theta)
-        causal = jnp.tril(jnp.ones((tokens.shape[-1],) * 2, bool)) & valid[:, :, None, :]
+        causal = (jnp.arange(columns.shape[-1]) <= at + jnp.arange(tokens.shape[-1])[:, None]) & columns[:, :, None, :]
         hidden = self.embed[...].at[tokens].get(mode="clip")
 
-        def layer(hidden, inputs):
-            weights, factors, past_kv = inputs
+        def layer(hidden, weights, factors, past_kv, cached):
+            """One decoder layer: hidden states, this block's keys and values, and those with what the cache holds before them."""
 
             def linear(x, *sites):
-                """Sites that read the same input, as one product with the shared weights and one with the node's factors."""
+                """Sites that read the same input: their low-rank factors A, narrow as they are, share one product.
+
+                The weights do not: joining them would copy the whole layer at every decoded token.
+                """
                 flat = x.reshape(-1, x.shape[-1])  # plain matrix products: their backward pass on a CPU is 2-3 times as fast
-                sizes = [weights[site].shape[-1] for site in sites]
-                y = flat @ jnp.concatenate([weights[site] for site in sites], axis=-1)
-                parts = jnp.split(y, list(itertools.accumulate(sizes))[:-1], axis=-1)
+                parts = [flat @ weights[site] for site in sites]
                 own = [site for site in sites if factors is not None and site in factors]
                 if own:
                     low = flat @ jnp.concatenate([factors[site]["a"] for site in own], axis=-1).astype(x.dtype)
@@ -129,29 +141,61 @@ class Decoder(nnx.Module):
             q, k, v = linear(x, "q", "k", "v")
             q, k, v = heads(q, "q_norm"), heads(k, "k_norm"), heads(v)
             blocks = [(pk, pv, block.valid[:, :, None, :]) for (pk, pv), block in zip(past_kv, past)]
-            mixed = attend(q, [*blocks, (k, v, causal)])
+            whole = (k, v) if cached is None else tuple(put(x[None], part[None], 0, at)[0] for x, part in zip(cached, (k, v)))
+            mixed = attend(q, [*blocks, (*whole, causal)])
             (out,) = linear(jnp.swapaxes(mixed, 2, 3).reshape(*hidden.shape[:-1], -1), "o")
             hidden = hidden + out
             gate, up = linear(rms_norm(hidden, weights["mlp_norm"], config.rms_norm_eps), "gate", "up")
             (out,) = linear(jax.nn.silu(gate) * up, "down")
-            return hidden + out, (k, v)
+            return hidden + out, (k, v), whole
 
-        inputs = (self.layers.stacked(), adapter, [(block.k, block.v) for block in past])
         layer = jax.checkpoint(layer) if remat else layer
+        stacked, cached = (self.layers.stacked(), adapter), None if cache is None else (cache.block.k, cache.block.v)
         if config.num_hidden_layers <= UNROLL:
             states = []
             for number in range(config.num_hidden_layers):
-                hidden, state = layer(hidden, (*jax.tree.map(lambda x: x[number], inputs[:2]), [(k[number], v[number]) for k, v in inputs[2]]))
+                inputs = jax.tree.map(lambda x: x[number], stacked)
+                pasts, mine = [(block.k[number], block.v[number]) for block in past], cached and (cached[0][number], cached[1][number])
+                hidden, _, state = layer(hidden, *inputs, pasts, mine)
                 states.append(state)
             k, v = zip(*states)
         else:
-            hidden, (k, v) = jax.lax.scan(layer, hidden, inputs)
-        return rms_norm(hidden, self.final_norm[...], config.rms_norm_eps), KV(k, v, valid)
+
+            def scanned(carry, inputs):
+                hidden, cached = carry  # the cache is carried, so that one token is written and not a copy of every layer's columns
+                number, *inputs = inputs
+                hidden, new, _ = layer(hidden, *inputs, cached and tuple(jax.lax.dynamic_index_in_dim(x, number, 0, False) for x in cached))
+                if cached is None:
+                    return (hidden, None), new
+                return (hidden, tuple(put(x, part[None], number, at) for x, part in zip(cached, new))), None
+
+            numbers = jnp.arange(config.num_hidden_layers)
+            (hidden, cached), new = jax.lax.scan(scanned, (hidden, cached), (numbers, *stacked, [(block.k, block.v) for block in past]))
+            k, v = new if cached is None else cached
+        return rms_norm(hidden, self.final_norm[...], config.rms_norm_eps), KV(k, v, columns)
 
     def logits(self, hidden):
         """See `Backbone.logits`."""
         head = self.embed[...].T if self.config.tie_word_embeddings else self.lm_head[...]
         return jnp.matmul(hidden, head, preferred_element_type=jnp.float32)
+
+
+@jax.custom_batching.custom_vmap
+def put(whole: Float[Array, "*N L B g K S H"], part: Float[Array, "*N 1 B g K T H"], layer: Int[Array, ""], at: Int[Array, ""]):
+    """Keys or values with `part` written into one layer, from column `at` on.
+
+    Mapped over nodes that all write at the same column, it stays an update in place. JAX's own rule makes it a scatter, for
+    which XLA copies the cache at every token.
+    """
+    leading = whole.ndim - 6
+    return jax.lax.dynamic_update_slice(whole, part, (*(0,) * leading, layer, 0, 0, 0, at, 0))
+
+
+@put.def_vmap
+def _put_of_nodes(size, mapped, whole, part, layer, at):
+    if mapped != [True, True, False, False]:
+        raise NotImplementedError(f"put mapped over {mapped} of (whole, part, layer, at); map over the cache and what is written alone")
+    return put(whole, part, layer, at), True
 
 
 @functools.lru_cache(maxsize=None)
@@ -182,21 +226,23 @@ class Backbone:
         past: tuple[KV, ...] = (),
         adapter: dict | None = None,
         scale: float = 1.0,
+        cache: Cache | None = None,
     ) -> tuple[Float[Array, "B g T D"], KV]:
         """Reads one block of tokens.
 
         Args:
           tokens: token ids; padding anywhere, marked by `valid`.
           valid: which tokens are real. Padding is never looked at and takes no position.
-          start: position of the first real token: how many real tokens the past blocks hold.
+          start: position of the first real token: how many real tokens were read before, so at most as many as there are columns.
           past: blocks read before, each with group axis `g` or 1; all their valid tokens are visible.
           adapter: one node's LoRA factors `{site: {"a": [L, in, R], "b": [L, R, out]}}`, or None for the bare backbone.
           scale: LoRA scale, alpha / rank.
+          cache: a block that these tokens continue, after the past ones; its columns before `at` are visible where valid.
 
         Returns:
-          Hidden states after the final norm, and the block's own keys and values.
+          Hidden states after the final norm, and the keys and values of this block, or of the cache with this block in it.
         """
-        return nnx.merge(_graphdef(self.config), self.params)(tokens, valid, start, past, adapter, scale, self.remat)
+        return nnx.merge(_graphdef(self.config), self.params)(tokens, valid, start, past, adapter, scale, cache, self.remat)
 
     def logits(self, hidden: Float[Array, "... D"]) -> Float[Array, "... V"]:
         """Next-token logits in float32. Call it on the positions you need: `[rows, T, V]` is the largest array of all."""
@@ -224,7 +270,7 @@ def rms_norm(x: Float[Array, "... D"], weight: Float[Array, "D"], eps: float) ->
 def rotary_angles(positions: Int[Array, "B g T"], longest: int, head_dim: int, theta: float):
     """Cosine and sine `[B, g, T, 1, H/2]` of the rotary embedding (Su et al. 2021), for positions below `longest`.
 
-    Looked up in a table: a CPU takes longer for a sine than for the attention of a small head.
+    Looked up in a table, not computed for every row: on a CPU sines are a visible share of a small model's prefill.
     """
     angles = np.outer(np.arange(longest), theta ** (-np.arange(0, head_dim, 2) / head_dim))
     places = jnp.clip(positions, 0, longest - 1)[..., None]  # padding before the first token stands at -1

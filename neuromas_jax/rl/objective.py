@@ -34,6 +34,11 @@ class LayerSums:
     kl: Float[Array, "N"]
     log_prob_gap: Float[Array, "N"]  # largest |learner - sampler| log-probability
 
+    def join(self, other: "LayerSums") -> "LayerSums":
+        """Sums over the rows of both."""
+        gap = jnp.maximum(self.log_prob_gap, other.log_prob_gap)
+        return LayerSums(self.tokens + other.tokens, self.entropy + other.entropy, self.kl + other.kl, gap)
+
 
 def layer_loss(
     objective: Objective,

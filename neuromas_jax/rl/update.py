@@ -13,6 +13,7 @@ from neuromas_jax.rl.credit import advantages, informative
 from neuromas_jax.rl.learner import message_distributions
 from neuromas_jax.rl.objective import LayerSums, Objective, layer_loss
 from neuromas_jax.rollout.episodes import Episodes, Program
+from neuromas_jax.rollout.microbatch import check_microbatch, take_questions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,6 +85,29 @@ def loss_of_bank(objective: Objective, program: Program, backbone: Backbone, ban
     return losses.sum(), (losses, tuple(sums))
 
 
+def accumulated_gradient(objective: Objective, program: Program, backbone: Backbone, bank: Bank, episodes: Episodes, credit: Float[Array, "B G"]):
+    """Gradient of the mean loss, per-node losses and per-layer sums of the whole batch, one microbatch after another."""
+    batch, size = credit.shape[0], program.microbatch
+    check_microbatch(size, batch)
+
+    def of_questions(start):
+        rows = take_questions(episodes, start, size)
+        mine = jax.lax.dynamic_slice_in_dim(credit, start, size)
+        gradient, (losses, sums) = jax.grad(lambda bank: loss_of_bank(objective, program, backbone, bank, rows, mine), has_aux=True)(bank)
+        # A microbatch divides by its own size: all are alike, so the mean over them divides by that of the batch.
+        return jax.tree.map(lambda x: x * (size / batch), (gradient, losses)), sums
+
+    def add(total, start):
+        (means, sums), (new_means, new_sums) = total, of_questions(start)
+        return (jax.tree.map(jnp.add, means, new_means), tuple(map(LayerSums.join, sums, new_sums))), None
+
+    total = of_questions(0)
+    if size < batch:
+        total, _ = jax.lax.scan(add, total, jnp.arange(size, batch, size))
+    (gradient, losses), sums = total
+    return gradient, losses, sums
+
+
 def live_slots(program: Program, episodes: Episodes, weight: Bool[Array, "B"]) -> Bool[Array, "S"]:
     """Slots with a live row: some node on the slot fired in a group that carries weight in the loss."""
     fired = jnp.concatenate([(layer.fired & weight[:, None]).any(axis=(1, 2)) for layer in episodes])
@@ -115,9 +139,7 @@ def update(
       rewards: one per question and episode.
     """
     credit = advantages(objective.credit, rewards)
-    (_, (losses, sums)), gradient = jax.value_and_grad(
-        lambda bank: loss_of_bank(objective, program, backbone, bank, episodes, credit), has_aux=True
-    )(state.bank)
+    gradient, losses, sums = accumulated_gradient(objective, program, backbone, state.bank, episodes, credit)
     with_variance = informative(rewards)
     regularised = bool(objective.entropy_bonus or objective.kl_penalty)  # these terms weigh every group
     live = live_slots(program, episodes, with_variance | regularised)

@@ -31,15 +31,10 @@ def make_sampling(tokenizer: Tokenizer, vocab_size: int, temperature: float = 1.
     """Sampling rules for a tokenizer over a backbone with `vocab_size` logits.
 
     Raises:
-      ValueError: temperature not above 0, or a tokenizer with more ids than the backbone has embeddings.
+      ValueError: temperature not above 0.
     """
     if not temperature > 0:
         raise ValueError(f"temperature {temperature}; it must be above 0 (for the most likely token, evaluate greedily)")
-    if tokenizer.vocab_size > vocab_size:
-        raise ValueError(
-            f"the tokenizer knows {tokenizer.vocab_size} ids but the backbone has only {vocab_size} embeddings; "
-            "use the tokenizer that belongs to the backbone"
-        )
     added = {token for token in tokenizer.added_ids if token != tokenizer.end_id}
     return Sampling(tokenizer.end_id, tuple(sorted(added | set(range(tokenizer.vocab_size, vocab_size)))), temperature)
 
@@ -76,7 +71,9 @@ def draw(log_probs: Float[Array, "N B G V"], uniform: Float[Array, "N B G"], gre
     over the whole vocabulary is the slowest part of a small model's step.
     """
     vocabulary = log_probs.shape[-1]
-    width = int(np.ceil(vocabulary**0.5))
+    root = int(np.ceil(vocabulary**0.5))
+    # Blocks of equal size near the root where the vocabulary divides so: padding the last would cost more than the sum.
+    width = next((size for size in range(root, 4 * root) if vocabulary % size == 0), root)
     spare = -vocabulary % width
     chances = jnp.exp(jnp.pad(log_probs, [(0, 0)] * (log_probs.ndim - 1) + [(0, spare)], constant_values=FORBIDDEN))
     chances = chances.reshape(*log_probs.shape[:-1], -1, width)

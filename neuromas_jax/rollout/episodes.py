@@ -21,6 +21,7 @@ class Program:
       prompts: static prompt ids, per layer.
       sampling: rules of the one distribution.
       group: episodes per question, G.
+      microbatch: questions that prefill and update read at a time.
       lora_scale: LoRA alpha / rank.
     """
 
@@ -29,6 +30,7 @@ class Program:
     prompts: tuple[LayerPrompt, ...]
     sampling: Sampling
     group: int
+    microbatch: int
     lora_scale: float = 2.0
 
     def layer_slots(self, layer: int) -> tuple[int, ...]:
@@ -42,12 +44,13 @@ def make_program(
     tokenizer: Tokenizer,
     sampling: Sampling,
     group: int,
+    microbatch: int = 1,
     lora_scale: float = 2.0,
 ) -> Program:
     """Tokenises the template and checks the group size."""
     if group < 1:
         raise ValueError(f"group {group}; a question needs 1 episode or more")
-    return Program(graph, slots, layer_prompts(graph, template, tokenizer), sampling, group, lora_scale)
+    return Program(graph, slots, layer_prompts(graph, template, tokenizer), sampling, group, microbatch, lora_scale)
 
 
 @jax.tree_util.register_dataclass

@@ -11,7 +11,7 @@ from neuromas_jax.backbone.decoder import Backbone
 from neuromas_jax.rollout.distribution import row_uniforms
 from neuromas_jax.rollout.episodes import Episodes, LayerEpisodes, Program, Questions
 from neuromas_jax.rollout.interventions import Interventions
-from neuromas_jax.rollout.sampler import reader, sample_layer
+from neuromas_jax.rollout.sampler import prefill, sample_layer
 from neuromas_jax.text.prompt import own_block, shared_block
 
 
@@ -43,9 +43,8 @@ def rollout(
     uniforms = row_uniforms(key, graph.size, questions.index, group, graph.message_tokens)
     with jax.named_scope("shared"):  # the shared blocks of all nodes at once: they wait for no message
         shared = shared_blocks(program, questions)
-        hidden, shared_kv = reader(backbone, program.lora_scale)(
-            take_slots(bank, program.slots), *shared, jnp.zeros((graph.size, batch, 1), jnp.int32), ())
-        hidden = hidden[..., -1:, :]
+        hidden, shared_kv = prefill(backbone, take_slots(bank, program.slots), program.lora_scale, program.microbatch,
+                                    *shared, jnp.zeros((graph.size, batch, 1), jnp.int32), ())
     episodes, written = [], []  # written: per layer, (messages as read [N, B, G, M], mask)
     for number, (layer, prompt) in enumerate(zip(graph.layers, program.prompts)):
         with jax.named_scope(f"layer{number}"):
@@ -62,7 +61,7 @@ def rollout(
             message, live, log_probs = sample_layer(
                 backbone, take_slots(bank, program.layer_slots(number)), program.lora_scale,
                 jax.tree.map(lambda x: x[nodes[0] : nodes[-1] + 1], (hidden, shared_kv)), own, forced,
-                uniforms[nodes, ..., : layer.message_tokens], jnp.asarray(greedy), program.sampling,
+                uniforms[nodes, ..., : layer.message_tokens], jnp.asarray(greedy), program.sampling, program.microbatch,
             )
             block = [x[nodes[0] : nodes[-1] + 1] for x in shared]
             episodes.append(LayerEpisodes(*block, *own, message, live, log_probs, live[..., 0]))

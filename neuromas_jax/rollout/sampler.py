@@ -4,8 +4,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from neuromas_jax.backbone.decoder import KV, Backbone
+from neuromas_jax.backbone.decoder import KV, Backbone, Cache
 from neuromas_jax.rollout.distribution import Sampling, draw, log_distribution
+from neuromas_jax.rollout.microbatch import map_questions
 
 
 def count(valid: Bool[Array, "... T"]) -> Int[Array, "..."]:
@@ -15,13 +16,29 @@ def count(valid: Bool[Array, "... T"]) -> Int[Array, "..."]:
 def reader(backbone: Backbone, scale: float, adapted: bool = True):
     """The decoder mapped over nodes: each has its own adapter and rows, the backbone is shared.
 
-    `read(adapters, tokens [N, B, g, T], valid, start, past)` gives hidden states and keys and values. With `adapted=False`,
-    pass None for the adapters.
+    `read(adapters, tokens [N, B, g, T], valid, start, past, cache)` gives hidden states and keys and values. With
+    `adapted=False`, pass None for the adapters.
     """
-    return jax.vmap(
-        lambda adapter, tokens, valid, start, past: backbone(tokens, valid, start, past, adapter, scale),
-        in_axes=(0 if adapted else None, 0, 0, 0, 0),
-    )
+
+    def read(adapters, tokens, valid, start, past, cache=None):
+        cached, at = (None, None) if cache is None else (cache.block, cache.at)  # all nodes write at the same column
+
+        def node(adapter, tokens, valid, start, past, cached):
+            return backbone(tokens, valid, start, past, adapter, scale, None if cached is None else Cache(cached, at))
+
+        return jax.vmap(node, in_axes=(0 if adapted else None, 0, 0, 0, 0, 0))(adapters, tokens, valid, start, past, cached)
+
+    return read
+
+
+def prefill(backbone: Backbone, adapters: dict, scale: float, microbatch: int, tokens, valid, start, past):
+    """Reads a block of all nodes, `microbatch` questions at a time: the last hidden state `[N, B, g, 1, D]`, keys and values."""
+
+    def last(*block):
+        hidden, kv = reader(backbone, scale)(adapters, *block)
+        return hidden[..., -1:, :], kv
+
+    return map_questions(last, microbatch, tokens, valid, start, past)
 
 
 def sample_layer(
@@ -34,10 +51,11 @@ def sample_layer(
     uniforms: Float[Array, "N B G M"],
     greedy: Bool[Array, ""],
     sampling: Sampling,
+    microbatch: int,
 ) -> tuple[Int[Array, "N B G M"], Bool[Array, "N B G M"], Array]:
     """Writes the messages of one layer's nodes.
 
-    The shared block was read once per question (`read_shared`); the own block is read once per episode; then tokens are sampled
+    The shared block was read once per question; the own block is read once per episode; then tokens are sampled
     until every row has ended. The loop stands outside and `vmap` over nodes inside its body: a vmapped `while_loop` would select the whole cache at
     every step.
 
@@ -51,6 +69,7 @@ def sample_layer(
       uniforms: one number per row and position; their last axis is the message length M.
       greedy: take the most likely tokens; an array, so that training and evaluation share a trace.
       sampling: the one distribution.
+      microbatch: questions whose own blocks are read at a time.
 
     Returns:
       Message ids, which of them are live, and the log-probability of each live one.
@@ -61,7 +80,7 @@ def sample_layer(
     hidden, shared_kv = shared
     before = jnp.broadcast_to(count(shared_kv.valid), (nodes, batch, group))  # real tokens read so far, per row
     if own_tokens:
-        hidden, local = read(adapters, *own, before, (shared_kv,))
+        hidden, local = prefill(backbone, adapters, scale, microbatch, *own, before, (shared_kv,))
         before = before + count(own[1])
     else:  # an own block of no tokens
         k, v = jax.tree.map(lambda x: jnp.broadcast_to(x[..., :0, :], (*x.shape[:-4], group, x.shape[-3], 0, x.shape[-1])), (shared_kv.k, shared_kv.v))
@@ -93,11 +112,7 @@ def sample_layer(
         position, tokens, scores, live, ended, local = carry
         last = jax.lax.dynamic_slice_in_dim(tokens, position - 1, 1, axis=3)
         going = ~ended[..., None]
-        hidden, new = read(adapters, last, going, before + position - 1, (shared_kv, local))
-        at = own_tokens + position - 1
-        k, v = jax.tree.map(
-            lambda whole, last: jax.lax.dynamic_update_slice_in_dim(whole, last, at, axis=whole.ndim - 2), (local.k, local.v), (new.k, new.v))
-        local = KV(k, v, jax.lax.dynamic_update_slice_in_dim(local.valid, going, at, axis=3))
+        hidden, local = read(adapters, last, going, before + position - 1, (shared_kv,), Cache(local, own_tokens + position - 1))
         token, log_prob = write(position, hidden)
         tokens = jax.lax.dynamic_update_slice_in_dim(tokens, jnp.where(ended, 0, token)[..., None], position, axis=3)
         scores = jax.lax.dynamic_update_slice_in_dim(scores, jnp.where(ended, 0.0, log_prob)[..., None], position, axis=3)

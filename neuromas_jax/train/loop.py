@@ -53,7 +53,7 @@ def description(run: Run, seed: int) -> dict:
     kept["optimizer"] = dataclasses.asdict(run.optimizer)
     text = json.loads(json.dumps({**kept, "family": dataclasses.asdict(run.family), "seed": seed}))
     graph = dataclasses.asdict(run.method.graph)
-    return {"config": text, "graph": json.loads(json.dumps({**graph, "slots": run.method.slots, "ranks": run.method.ranks})), "lineage": []}
+    return {"backbone": run.parts.fingerprint, "config": text, "graph": json.loads(json.dumps({**graph, "slots": run.method.slots, "ranks": run.method.ranks})), "lineage": []}
 
 
 def train(compiled: Compiled, folder: Path, seed: int, steps: int, title: str = "train") -> TrainState:

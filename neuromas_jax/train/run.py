@@ -3,8 +3,10 @@
 import dataclasses
 import functools
 import time
+import zlib
 
 import jax
+import numpy as np
 
 from neuromas_jax.backbone import Backbone, check_vocabulary, load_backbone
 from neuromas_jax.backbone.adapters import Bank, bank_parameters, init_bank
@@ -13,16 +15,18 @@ from neuromas_jax.config import Config, FamilyConfig
 from neuromas_jax.methods import Method, make_method
 from neuromas_jax.rl import Objective, Optimizer, check_credit, update
 from neuromas_jax.rollout import Program, make_program, make_sampling, rollout
+from neuromas_jax.rollout.microbatch import check_microbatch, default_microbatch
 from neuromas_jax.tasks import make_task
 from neuromas_jax.text.tokenizer import Tokenizer, load_tokenizer
 
 
 @dataclasses.dataclass(frozen=True)
 class Parts:
-    """A backbone with its tokenizer."""
+    """A backbone with its tokenizer, and a checksum of its weights: adapters belong to the weights they were trained on."""
 
     backbone: Backbone
     tokenizer: Tokenizer
+    fingerprint: str
 
 
 @functools.cache
@@ -32,7 +36,10 @@ def load_parts(name: str, remat: bool = False) -> Parts:
     tokenizer = load_tokenizer(folder)
     backbone = load_backbone(folder)
     check_vocabulary(backbone.config, tokenizer)
-    return Parts(dataclasses.replace(backbone, remat=remat), tokenizer)
+    checksum = 0
+    for x in jax.tree.leaves(backbone.params):
+        checksum = zlib.crc32(np.ascontiguousarray(x), checksum)
+    return Parts(dataclasses.replace(backbone, remat=remat), tokenizer, f"{checksum:08x}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,9 +76,13 @@ def make_run(config: Config, family_name: str, method_name: str, learning_rate: 
     check_credit(config.objective.credit, config.rollout.group)
     task = make_task(family.task, **dict(family.options))
     parts = load_parts(config.backbone, config.remat)
+    batch = config.rollout.questions
+    microbatch = default_microbatch(batch) if config.rollout.microbatch is None else config.rollout.microbatch
+    check_microbatch(microbatch, batch)
     sampling = make_sampling(parts.tokenizer, parts.backbone.config.vocab_size, config.rollout.temperature)
     template = dataclasses.replace(config.prompt, tokens_per_fact=family.tokens_per_fact)
-    program = make_program(method.graph, method.slots, template, parts.tokenizer, sampling, config.rollout.group, config.adapters.scale)
+    program = make_program(
+        method.graph, method.slots, template, parts.tokenizer, sampling, config.rollout.group, microbatch, config.adapters.scale)
     optimizer = config.optimizer if learning_rate is None else dataclasses.replace(config.optimizer, learning_rate=learning_rate)
     return Run(config, family, method, task, parts, program, config.objective, optimizer)
 

@@ -1,0 +1,63 @@
+"""Reading a batch a few questions at a time: the working set stays small, the result is the same to rounding.
+
+A microbatch bounds what prefill and backward pass hold at once. On a CPU that is also the faster way: a question or two of a
+small model fit its cache. On an accelerator it is the knob that trades time for memory.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from neuromas_jax.backbone.decoder import KV
+
+QUESTIONS = 1  # axis of the questions in every array of a rollout, `[N, B, ...]`; keys and values have theirs 5 from the end
+
+
+def check_microbatch(microbatch: int, questions: int) -> None:
+    """Raises ValueError where the questions of a batch do not fall into microbatches of this size."""
+    if not 1 <= microbatch <= questions or questions % microbatch:
+        allowed = [size for size in range(1, questions + 1) if questions % size == 0]
+        raise ValueError(f"microbatch {microbatch} does not divide a batch of {questions} questions; take one of {allowed}")
+
+
+def default_microbatch(questions: int) -> int:
+    """One question at a time on a CPU, the whole batch elsewhere."""
+    return 1 if jax.default_backend() == "cpu" else questions
+
+
+def map_questions(function: Callable, microbatch: int, *args: Any) -> Any:
+    """`function(*args)`, computed on one microbatch after another. Both sides are trees of arrays `[N, B, ...]` and `KV`.
+
+    The function must treat each question by itself.
+    """
+    batch = jax.tree.leaves(args[0])[0].shape[QUESTIONS]
+    check_microbatch(microbatch, batch)
+    if microbatch == batch:
+        return function(*args)
+    stacked = jax.lax.map(lambda start: function(*take_questions(args, start, microbatch)), jnp.arange(0, batch, microbatch))
+
+    def joined(x, axis):
+        """`[P, N, B / P, ...] -> [N, B, ...]`; `axis` is that of `B / P`."""
+        x = jnp.moveaxis(x, 0, axis - 1)
+        return x.reshape(*x.shape[: axis - 1], batch, *x.shape[axis + 1 :])
+
+    return _map(joined, stacked, stacked=True)
+
+
+def take_questions(tree: Any, start: jax.Array | int, size: int) -> Any:
+    """The arrays of `size` questions from number `start` on."""
+    return _map(lambda x, axis: jax.lax.dynamic_slice_in_dim(x, start, size, axis), tree)
+
+
+def _map(function: Callable, tree: Any, stacked: bool = False) -> Any:
+    """Applies `function(array, axis of the questions)` to every array; `stacked` ones have one more axis in front."""
+
+    def one(x):
+        if not isinstance(x, KV):
+            return function(x, QUESTIONS + stacked)
+        k, v = jax.tree.map(lambda y: function(y, y.ndim - 5), (x.k, x.v))
+        return KV(k, v, one(x.valid))
+
+    return jax.tree.map(one, tree, is_leaf=lambda x: isinstance(x, KV))

@@ -1,0 +1,82 @@
+"""Microbatches and scanned layers are ways to compute: messages, gradients and numbers stay what they are."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from neuromas_jax.backbone import decoder, init_backbone
+from neuromas_jax.graph import node_slots, text_graph
+from neuromas_jax.rl import Objective, Optimizer, init_learner, update
+from neuromas_jax.rollout import make_program, make_sampling, no_interventions, rollout
+from neuromas_jax.rollout.microbatch import check_microbatch, default_microbatch, map_questions, take_questions
+from neuromas_jax.text.prompt import PromptTemplate
+from tests.tiny import TEXTS, encode_questions, random_bank, tiny_config, tokenizer
+
+BATCH, GROUP = 4, 3
+REWARDS = jnp.asarray([[1.0, 0, 0], [1, 1, 0], [0, 1, 0], [1, 1, 1]])
+
+
+@pytest.fixture(scope="module")
+def run():
+    """`run(microbatch)`: episodes of a graph with ragged prompts and early ends, and the update on them."""
+    graph, config = text_graph("2-2-1", 4, reads="all"), tiny_config()
+    backbone, bank = init_backbone(config, jax.random.key(0)), random_bank(config, graph.size)
+    sampling = make_sampling(tokenizer(), config.vocab_size)
+    objective, optimizer = Objective(entropy_bonus=0.01, kl_penalty=0.1), Optimizer()
+
+    def both(microbatch, backbone=backbone):
+        program = make_program(graph, node_slots(graph), PromptTemplate(), tokenizer(), sampling, GROUP, microbatch)
+        keep = no_interventions(graph, BATCH, GROUP)
+        texts = [TEXTS[i % len(TEXTS)] for i in range(BATCH)]
+        episodes = jax.jit(rollout, static_argnums=0)(program, backbone, bank, encode_questions(texts), keep, jax.random.key(1))
+        state, metrics = jax.jit(update, static_argnums=(0, 1, 2))(
+            objective, optimizer, program, backbone, init_learner(optimizer, bank), episodes, REWARDS)
+        return episodes, state, metrics
+
+    return both
+
+
+def assert_same(one, two):
+    for x, y in zip(jax.tree.leaves(one), jax.tree.leaves(two), strict=True):
+        if jnp.issubdtype(x.dtype, jnp.floating):
+            np.testing.assert_allclose(x, y, rtol=2e-3, atol=2e-5)
+        else:
+            np.testing.assert_array_equal(x, y)
+
+
+@pytest.mark.parametrize("microbatch", [1, 2])
+def test_microbatches_give_what_the_whole_batch_gives(run, microbatch):
+    whole, parts = run(BATCH), run(microbatch)
+    assert np.asarray(whole[2].gradient_norm).min() > 1e-3, "a gradient of zero compares nothing"
+    assert_same(parts, whole)
+
+
+def test_scanned_layers_give_what_layers_written_out_give(run, monkeypatch):
+    written_out = run(2)
+    monkeypatch.setattr(decoder, "UNROLL", 0)
+    assert_same(run(2), written_out)
+
+
+def test_recomputed_layers_give_the_same_update(run):
+    """`Backbone.remat` trades time for memory and nothing else."""
+    config = tiny_config()
+    backbone = dataclasses.replace(init_backbone(config, jax.random.key(0)), remat=True)
+    assert_same(run(1, backbone), run(1))
+
+
+def test_questions_are_cut_and_joined_where_they_stand():
+    x, kv = jnp.arange(3 * 4 * 2).reshape(3, 4, 2), decoder.KV(jnp.arange(2 * 3 * 4 * 5.0).reshape(2, 3, 4, 5, 1, 1, 1)[:, :, :, :1], None, None)
+    kv = dataclasses.replace(kv, k=jnp.swapaxes(kv.k, 0, 1), v=jnp.swapaxes(kv.k, 0, 1), valid=x > 3)  # k [N, L, B, g, K, T, H]
+    mapped = map_questions(lambda x, kv: (x, kv), 2, x, kv)
+    assert_same(mapped, (x, kv))
+    part, part_kv = take_questions((x, kv), 2, 2)
+    assert (part == x[:, 2:]).all() and (part_kv.k == kv.k[:, :, 2:]).all() and (part_kv.valid == kv.valid[:, 2:]).all()
+
+
+def test_a_microbatch_that_does_not_divide_the_batch_is_refused():
+    with pytest.raises(ValueError, match=r"microbatch 3 does not divide a batch of 16.*\[1, 2, 4, 8, 16\]"):
+        check_microbatch(3, 16)
+    assert default_microbatch(16) == (1 if jax.default_backend() == "cpu" else 16)
