@@ -37,7 +37,7 @@ def get_config():
     config = ml_collections.ConfigDict()
     config.families = dict(listops=dict(options=dict(depths=(1,), weights=(1.0,), held_out_depth=2), buckets=(8, 16)))
     config.graph = dict(topology="2-1")
-    config.rollout = dict(questions=2, group=2)
+    config.rollout = dict(questions=2, group=2, microbatch=1)
     config.training = dict(steps=1, validation_questions=2)
     config.test_questions = 2
     return config
@@ -79,6 +79,7 @@ def run(tmp_path, monkeypatch, capsys):
     ("--config.graph.slots=(0,1)", "slot map has 2 entries; 2-1 has 3 nodes, so give 3 slot numbers"),
     ("--config.methods=('solo',)", "unknown method 'solo'; allowed are graph"),
     ("--config.rollout.group=1", "group is 1; set it to 2 or more"),
+    ("--config.rollout.microbatch=3", "microbatch 3 does not divide a batch of"),
     ("--config.backbone=nowhere", "nowhere.*missing; a tokenizer folder holds"),
     ("--config.families.listops.task=sums", "unknown task 'sums'; allowed: listops"),
     ("--config.families.listops.buckets=(2,)", "question 0 has [0-9]+ tokens and the largest bucket is 2.*add a larger bucket, or set rollout.too_long='skip'"),
@@ -118,6 +119,13 @@ def test_a_workdir_that_cannot_be_written(run, tmp_path):
     assert (tmp_path / "file").read_text() == "keep me"
 
 
+def test_a_workdir_made_with_another_backbone(run, tmp_path):
+    cell = tmp_path / "work" / "sweep" / "listops" / "graph_seed0_lr0.001"
+    cell.mkdir(parents=True)
+    (cell / "done.json").write_text('{"backbone": "0badcafe"}')
+    assert re.search("graph_seed0_lr0.001 was made with a backbone of checksum 0badcafe.*give another --workdir", run(workdir=tmp_path / "work"))
+
+
 @pytest.fixture
 def folder(tmp_path):
     """A copy of the embedded backbone that a test may break."""
@@ -152,7 +160,7 @@ def compiled():
         families=dict(listops=dict(options=dict(depths=(1,), weights=(1.0,), held_out_depth=2), buckets=(5, 13))), graph=dict(topology="1"),
         rollout=dict(questions=2, group=2), test_questions=4, training=dict(steps=2, checkpoint_every=1, evaluate_every=100, validation_questions=2)))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train_run, "load_parts", lambda *_: Parts(init_backbone(tiny_config(num_hidden_layers=1), jax.random.key(0)), tokenizer()))
+        patch.setattr(train_run, "load_parts", lambda *_: Parts(init_backbone(tiny_config(num_hidden_layers=1), jax.random.key(0)), tokenizer(), ""))
         return Compiled(make_run(config, "listops", "graph"))
 
 

@@ -99,29 +99,46 @@ def test_messages_hold_true_facts_in_the_asked_number(family, tokenizer, writer)
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_only_what_can_be_known_is_a_target(family, tokenizer, writer):
-    """No weight on the prompt and on wrong values; full weight on the whole message."""
+    """Of a message: the end, values one step from what is shown, and labels unless they were drawn for practice. No wrong value."""
     rng, task = random.Random(family), FAMILIES[family]()
     wrong = DocumentWriter(tokenizer, PromptTemplate(), Mixture(wrong=1.0, final_ready=0.0, focus=0.0, cut=0.0))
-    for index in range(40):
+    far = practised = 0
+    for index in range(80):
         for author in (writer, wrong):
-            document = author.write(task.generate("train", index), rng)
-            cue = max(document.tokens.index(token) if token in document.tokens else -1 for token in (4, 5))
-            assert all(weight == 1.0 for weight in document.weights[cue + 2 :])
-            assert all(weight == 0.0 for weight in document.weights[: document.tokens.index(3)])
-            if author is wrong:
-                assert not any(document.weights[:cue])
+            question = task.generate("train", index)
+            document = author.write(question, rng)
+            view, inbox, _, _, message = read_document(tokenizer, document)
+            facts = {fact.label: fact for fact in question.facts}
+            parts = {number for number, part in enumerate(question.parts) if part in view.split(" ; ")}
+            shown = {label for slot in inbox for label, value in facts_of(slot, question) if facts[label].value == value}
+            place = cue = max(document.tokens.index(token) if token in document.tokens else -1 for token in (4, 5))
+            assert not any(document.weights[: document.tokens.index(3)])
+            assert author is writer or not any(document.weights[:cue])
+            place, labels = place + 2, []
+            for label, value in facts_of(message, question):
+                fact, size = facts[label], len(author.text(label))
+                labels += document.weights[place : place + size]
+                known = label in shown or (set(fact.needs) <= shown and (fact.part is None or fact.part in parts))
+                far += not known
+                place, size = place + size, len(author.text(value))
+                assert document.weights[place : place + size] == [float(known)] * size
+                place, shown = place + size, shown | {label}
+            assert document.weights[place:] == [1.0] and len(set(labels)) <= 1
+            practised += labels[:1] == [0.0]
+    assert far and 0.5 < practised / 160 < 0.8
 
 
 def test_tags_carry_no_meaning_and_labels_are_not_steered(tokenizer, writer):
     task, rng = FAMILIES["listops"](), random.Random(0)
     question = next(q for q in (task.generate("train", index) for index in range(100)) if q.depth == 3)
-    leaves = collections.Counter()
-    for _ in range(12000):
-        _, inbox, cue, _, message = read_document(tokenizer, writer.write(question, rng))
-        if not inbox and cue == "<note>":
-            leaves[message.split()[0]] += 1
-    counts = [leaves[fact.label] for fact in question.facts if not fact.needs]
-    assert len(counts) == 4 and min(counts) > 0.75 * max(counts), counts
+    first = collections.Counter()
+    for _ in range(15000):
+        document = writer.write(question, rng)
+        _, _, cue, _, message = read_document(tokenizer, document)
+        if cue == "<note>" and document.weights[document.tokens.index(4) + 2] == 1.0:  # a label that is learned
+            first[message.split()[0]] += 1
+    counts = [first[fact.label] for fact in question.facts]
+    assert len(counts) == 7 and min(counts) > 0.75 * max(counts), counts
 
 
 @pytest.mark.parametrize("skill", SKILLS)

@@ -48,6 +48,11 @@ def finish(folder, experiment, *flags):
     return (cell(folder) / "adapters.safetensors").read_bytes()
 
 
+def evaluated_steps(folder):
+    path = folder / "evaluation" / "listops" / "single_equal_parameters_seed0" / "done.json"
+    return json.loads(path.read_text())["trained_steps"]
+
+
 def records(folder):
     """What training measured, without what depends on the clock."""
     lines = [json.loads(line) for line in (cell(folder) / "metrics.jsonl").read_text().splitlines()]
@@ -82,13 +87,14 @@ def test_a_killed_run_goes_on_bit_for_bit(world):
 
 
 def test_a_run_made_longer_equals_one_made_long_at_once(world):
-    """n + n steps in two processes: half the steps, the finished mark taken away, then all of them."""
+    """n + n steps in two processes: half the steps, then all of them; what was evaluated at half is evaluated again."""
     folder, experiment, whole = world
     finish(folder / "halves", experiment, f"--config.training.steps={STEPS // 2}")
     half = (cell(folder / "halves") / "adapters.safetensors").read_bytes()
-    assert half != whole
-    (cell(folder / "halves") / "done.json").unlink()
+    assert half != whole and evaluated_steps(folder / "halves") == STEPS // 2
     assert finish(folder / "halves", experiment) == whole
+    assert evaluated_steps(folder / "halves") == STEPS
+    assert (folder / "halves" / "results.jsonl").read_bytes() == (folder / "whole" / "results.jsonl").read_bytes()
 
 
 def test_a_finished_run_is_not_done_again(world):

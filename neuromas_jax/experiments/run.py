@@ -20,7 +20,7 @@ from neuromas_jax.methods import check_methods
 from neuromas_jax.train.batches import distinct_questions, question_ids
 from neuromas_jax.train.evaluate import evaluate
 from neuromas_jax.train.loop import train
-from neuromas_jax.train.run import Compiled, Run, make_run
+from neuromas_jax.train.run import Compiled, Run, load_parts, make_run
 
 COMPILED: dict[tuple, Compiled] = {}
 
@@ -43,12 +43,16 @@ def check(config: Config, workdir: Path) -> None:
     """
     check_methods(config.methods)
     for family in config.families:
+        for path in workdir.glob(f"*/{family}/*/done.json"):
+            stored, mine = read_done(path.parent).get("backbone"), load_parts(config.backbone, config.remat).fingerprint
+            if stored != mine:
+                raise ValueError(f"{path.parent} was made with a backbone of checksum {stored}, this one's is {mine}; "
+                                 "give another --workdir, or the backbone that made it")
         for method in config.methods:
             run = make_run(config, family, method)
             if config.families[family].adapters and run.method.trained_as:
                 for seed in config.seeds:
-                    source = adapters_folder(config, workdir, family) / f"{run.method.trained_as}_seed{seed}"
-                    load_adapters(source / "adapters.safetensors", run.new_bank(seed))
+                    load_adapters(adapters_folder(config, workdir, family, run, seed), run, seed)
         if not config.families[family].adapters:
             question_ids(run.task.generate("train", 0), run.method.graph, run.parts.tokenizer, run.family.buckets)
         for questions in evaluation_sets(config, family).values():
@@ -109,7 +113,7 @@ def do_cell(cell: Cell, stage: str, config: Config, workdir: Path) -> None:
     accuracy = evaluate(compiled, state.learner.bank, validation, jax.random.key(cell.seed)).accuracy
     save_adapters(folder / "adapters.safetensors", state.learner.bank)
     write_done(folder, {
-        "validation": accuracy, "learning_rate": cell.learning_rate, "steps": cell.steps, "seed": cell.seed,
+        "validation": accuracy, "backbone": run.parts.fingerprint, "learning_rate": cell.learning_rate, "steps": cell.steps, "seed": cell.seed,
         "seconds": round(time.perf_counter() - started, 1), "samples": cell.steps * config.rollout.questions * config.rollout.group,
     })
     logging.info("%s: validation %.3f", title, accuracy)
@@ -119,10 +123,20 @@ def save_adapters(path: Path, bank) -> None:
     save_file({f"{site}.{name}": np.asarray(value) for site, pair in bank.items() for name, value in pair.items()}, path)
 
 
-def load_adapters(path: Path, like) -> dict:
-    """Adapters from a file. Raises ValueError if it is missing or holds other sites or shapes than this run's."""
-    if not path.exists():
+def load_adapters(folder: Path, run: Run, seed: int) -> dict:
+    """Adapters of a finished cell.
+
+    Raises:
+      ValueError: they are missing, have other sites or shapes than this run's, or were trained on another backbone.
+    """
+    path, like, done = folder / "adapters.safetensors", run.new_bank(seed), read_done(folder)
+    if not path.exists() or done is None:
         raise ValueError(f"adapters {path} are missing; train them, or drop the family that names this folder from the config")
+    if done.get("backbone") != run.parts.fingerprint:
+        raise ValueError(
+            f"{path} was trained on a backbone with checksum {done.get('backbone')}, this one's is {run.parts.fingerprint}; "
+            "give the backbone that these adapters were trained with, or train them again"
+        )
     stored = load_file(path)
     bank = {site: {name: stored.get(f"{site}.{name}") for name in pair} for site, pair in like.items()}
     for site, pair in like.items():
@@ -136,27 +150,27 @@ def load_adapters(path: Path, like) -> dict:
     return jax.tree.map(jax.numpy.asarray, bank)
 
 
-def adapters_folder(config: Config, workdir: Path, family: str) -> Path:
-    """Where a family's trained adapters lie: the config's folder, or what this experiment trains."""
+def adapters_folder(config: Config, workdir: Path, family: str, run: Run, seed: int) -> Path:
+    """Where a method's trained adapters lie: in the folder that the config names, or where this experiment trains."""
     stored = config.families[family].adapters
-    return Path(stored) if stored else workdir / "train" / family
+    return (Path(stored) if stored else workdir / "train" / family) / f"{run.method.trained_as}_seed{seed}"
 
 
 def evaluate_family(config: Config, workdir: Path, family: str) -> None:
-    """Writes the records of every method and seed that are not written yet."""
+    """Writes the records of every method and seed, unless they are written and the adapters were not trained further since."""
     sets = evaluation_sets(config, family)
     for method in config.methods:
         for seed in config.seeds:
             folder = workdir / "evaluation" / family / f"{method}_seed{seed}"
             with claim(folder) as mine:
-                if not mine or read_done(folder):
+                run, done = make_run(config, family, method), read_done(folder)
+                source, trained = adapters_folder(config, workdir, family, run, seed), {"learning_rate": None, "steps": 0}
+                trained = read_done(source) if run.method.trained_as else trained
+                if not mine or (done and trained and done["trained_steps"] == trained["steps"]):
                     continue
-                run = make_run(config, family, method)
-                bank, rate = run.new_bank(seed), None
-                if run.method.trained_as:
-                    source = adapters_folder(config, workdir, family) / f"{run.method.trained_as}_seed{seed}"
-                    bank, rate = load_adapters(source / "adapters.safetensors", bank), read_done(source)["learning_rate"]
-                write_done(folder, {"records": evaluate_method(compiled_for(run), bank, sets, family, seed, rate)})
+                bank = load_adapters(source, run, seed) if run.method.trained_as else run.new_bank(seed)
+                records = evaluate_method(compiled_for(run), bank, sets, family, seed, trained["learning_rate"])
+                write_done(folder, {"trained_steps": trained["steps"], "backbone": run.parts.fingerprint, "records": records})
 
 
 def collect(config: Config, workdir: Path) -> list[dict]:
