@@ -11,7 +11,7 @@ def get_config():
     config.backbone = "embedded"
     config.families = dict(
         listops=dict(options=dict(depths=(1, 2, 3), weights=(0.15, 0.35, 0.50)), message_tokens=2, buckets=(24, 48)),
-        boolean=dict(message_tokens=2, buckets=(16,), files=("boolean_expressions",), adapters="results/reference/train/boolean"),
+        boolean=dict(message_tokens=2, buckets=(12,), files=("boolean_expressions",), adapters="results/reference/train/boolean"),
     )
     config.order = ("listops", "boolean")
     config.methods = (
@@ -21,7 +21,7 @@ def get_config():
     config.seeds = (0,)
     config.graph = dict(topology="4-2-1", reads="previous", slots="per_node")
     config.adapters = dict(rank=4, scale=2.0)
-    config.rollout = dict(questions=16, group=8)
+    config.rollout = dict(questions=32, group=8)
     config.learning_rate = dict(default=3e-4, graph=3e-3)  # from the sweep of the reference run
     config.training = dict(steps=100, evaluate_every=20, checkpoint_every=50)
     config.test_questions = 256

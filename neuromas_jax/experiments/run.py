@@ -1,11 +1,13 @@
 """Runs an experiment: sweep, train, evaluate, report. Running the same command again goes on where it stopped."""
 
+import dataclasses
 import json
 import os
 from pathlib import Path
 import subprocess
 import sys
 import time
+import zlib
 
 from absl import logging
 import jax
@@ -17,10 +19,11 @@ from neuromas_jax.config import Config
 from neuromas_jax.experiments.cells import Cell, claim, read_done, sweep_cells, train_cells, write_done
 from neuromas_jax.experiments.evaluation import evaluate_method, evaluation_sets
 from neuromas_jax.methods import check_methods
+from neuromas_jax.train.checkpoint import fingerprint
 from neuromas_jax.train.batches import distinct_questions, question_ids
 from neuromas_jax.train.evaluate import evaluate
-from neuromas_jax.train.loop import train
-from neuromas_jax.train.run import Compiled, Run, load_parts, make_run
+from neuromas_jax.train.loop import description, train
+from neuromas_jax.train.run import Compiled, Run, make_run
 
 COMPILED: dict[tuple, Compiled] = {}
 
@@ -43,18 +46,17 @@ def check(config: Config, workdir: Path) -> None:
     """
     check_methods(config.methods)
     for family in config.families:
-        for path in workdir.glob(f"*/{family}/*/done.json"):
-            stored, mine = read_done(path.parent).get("backbone"), load_parts(config.backbone, config.remat).fingerprint
-            if stored != mine:
-                raise ValueError(f"{path.parent} was made with a backbone of checksum {stored}, this one's is {mine}; "
-                                 "give another --workdir, or the backbone that made it")
         for method in config.methods:
             run = make_run(config, family, method)
             if config.families[family].adapters and run.method.trained_as:
                 for seed in config.seeds:
-                    load_adapters(adapters_folder(config, workdir, family, run, seed), run, seed)
+                    load_adapters(source_folder(config, workdir, run, family, seed), run, seed)
         if not config.families[family].adapters:
             question_ids(run.task.generate("train", 0), run.method.graph, run.parts.tokenizer, run.family.buckets)
+            swept = [finished(cell, "sweep", config, workdir) for cell in sweep_cells(config, family)]
+            if all(swept):
+                for cell in train_cells(config, workdir, family):
+                    finished(cell, "train", config, workdir)
         for questions in evaluation_sets(config, family).values():
             if config.rollout.too_long == "error":
                 for question in questions.questions:
@@ -82,23 +84,42 @@ def run_experiment(config: Config, workdir: Path, worker: int = 0) -> None:
 def work_through(cells: list[tuple[Cell, str]], config: Config, workdir: Path) -> None:
     """Does every cell that no other process is doing, and returns when all are done."""
     while True:
-        waiting = [(cell, stage) for cell, stage in cells if not finished(cell, stage, workdir)]
+        waiting = [(cell, stage) for cell, stage in cells if not finished(cell, stage, config, workdir)]
         if not waiting:
             return
         worked = False
         for cell, stage in waiting:
             with claim(cell.folder(workdir, stage)) as mine:
-                if mine and not finished(cell, stage, workdir):
+                if mine and not finished(cell, stage, config, workdir):
                     do_cell(cell, stage, config, workdir)
                     worked = True
         if not worked:
             time.sleep(1.0)
 
 
-def finished(cell: Cell, stage: str, workdir: Path) -> bool:
-    """Whether the cell was trained for as many steps as this config asks; a run may be made longer."""
-    done = read_done(cell.folder(workdir, stage))
-    return done is not None and done["steps"] >= cell.steps
+def identity(run: Run, seed: int) -> str:
+    """Checksum of all that training depends on but its length."""
+    return f"{zlib.crc32(fingerprint(description(run, seed)).encode()):08x}"
+
+
+def finished(cell: Cell, stage: str, config: Config, workdir: Path) -> bool:
+    """Whether the cell was trained for as many steps as this config asks; a run may be made longer.
+
+    Raises:
+      ValueError: it was trained by another config or on another backbone, or for longer.
+    """
+    folder = cell.folder(workdir, stage)
+    done = read_done(folder)
+    if done is None:
+        return False
+    mine = identity(make_run(config, cell.family, cell.method, cell.learning_rate), cell.seed)
+    if done.get("made_with") != mine:
+        raise ValueError(f"{folder} was trained by another config or on another backbone (checksum {done.get('made_with')}, here {mine}); "
+                         "give another --workdir, or the config and backbone that made it")
+    if done["steps"] > cell.steps:
+        raise ValueError(f"{folder} was trained for {done['steps']} steps, this config asks for {cell.steps}; "
+                         "give another --workdir, or as many steps")
+    return done["steps"] == cell.steps
 
 
 def do_cell(cell: Cell, stage: str, config: Config, workdir: Path) -> None:
@@ -111,32 +132,41 @@ def do_cell(cell: Cell, stage: str, config: Config, workdir: Path) -> None:
     state = train(compiled, folder, cell.seed, cell.steps, title)
     validation = distinct_questions(run.task, "validation", None, config.training.validation_questions)
     accuracy = evaluate(compiled, state.learner.bank, validation, jax.random.key(cell.seed)).accuracy
-    save_adapters(folder / "adapters.safetensors", state.learner.bank)
     write_done(folder, {
-        "validation": accuracy, "backbone": run.parts.fingerprint, "learning_rate": cell.learning_rate, "steps": cell.steps, "seed": cell.seed,
-        "seconds": round(time.perf_counter() - started, 1), "samples": cell.steps * config.rollout.questions * config.rollout.group,
+        "validation": accuracy, "learning_rate": cell.learning_rate, "steps": cell.steps, "seed": cell.seed,
+        "seconds_of_last_process": round(time.perf_counter() - started, 1),
+        "samples": cell.steps * config.rollout.questions * config.rollout.group,
+        "adapters": save_adapters(folder / "adapters.safetensors", state.learner.bank),
+        "backbone": run.parts.fingerprint, "made_with": identity(run, cell.seed),
     })
     logging.info("%s: validation %.3f", title, accuracy)
 
 
-def save_adapters(path: Path, bank) -> None:
-    save_file({f"{site}.{name}": np.asarray(value) for site, pair in bank.items() for name, value in pair.items()}, path)
+def save_adapters(path: Path, bank) -> str:
+    """Writes adapters, whole or not at all; returns the checksum of the file."""
+    temporary = path.with_suffix(".tmp")
+    save_file({f"{site}.{name}": np.asarray(value) for site, pair in bank.items() for name, value in pair.items()}, temporary)
+    checksum = f"{zlib.crc32(temporary.read_bytes()):08x}"
+    os.replace(temporary, path)
+    return checksum
 
 
 def load_adapters(folder: Path, run: Run, seed: int) -> dict:
     """Adapters of a finished cell.
 
     Raises:
-      ValueError: they are missing, have other sites or shapes than this run's, or were trained on another backbone.
+      ValueError: they are missing or damaged, have other sites or shapes than this run's, or were trained on another backbone.
     """
     path, like, done = folder / "adapters.safetensors", run.new_bank(seed), read_done(folder)
     if not path.exists() or done is None:
         raise ValueError(f"adapters {path} are missing; train them, or drop the family that names this folder from the config")
-    if done.get("backbone") != run.parts.fingerprint:
+    if done["backbone"] != run.parts.fingerprint:
         raise ValueError(
-            f"{path} was trained on a backbone with checksum {done.get('backbone')}, this one's is {run.parts.fingerprint}; "
+            f"{path} was trained on a backbone with checksum {done['backbone']}, this one's is {run.parts.fingerprint}; "
             "give the backbone that these adapters were trained with, or train them again"
         )
+    if done["adapters"] != f"{zlib.crc32(path.read_bytes()):08x}":
+        raise ValueError(f"{path} is not the file that {folder / 'done.json'} tells of; copy both again, or train them again")
     stored = load_file(path)
     bank = {site: {name: stored.get(f"{site}.{name}") for name in pair} for site, pair in like.items()}
     for site, pair in like.items():
@@ -150,37 +180,67 @@ def load_adapters(folder: Path, run: Run, seed: int) -> dict:
     return jax.tree.map(jax.numpy.asarray, bank)
 
 
-def adapters_folder(config: Config, workdir: Path, family: str, run: Run, seed: int) -> Path:
+def source_folder(config: Config, workdir: Path, run: Run, family: str, seed: int) -> Path:
     """Where a method's trained adapters lie: in the folder that the config names, or where this experiment trains."""
     stored = config.families[family].adapters
     return (Path(stored) if stored else workdir / "train" / family) / f"{run.method.trained_as}_seed{seed}"
 
 
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """One method and seed on all sets of a family.
+
+    Attributes:
+      folder: where its records lie.
+      source: the cell whose adapters are judged; None for the untrained graph.
+      belongs: what the records belong to; they are made again when it changes, as when training went on.
+    """
+
+    run: Run
+    folder: Path
+    source: Path | None
+    learning_rate: float | None
+    belongs: dict
+
+    def records(self) -> list[dict] | None:
+        """What was found, if it still holds."""
+        done = read_done(self.folder)
+        return done["records"] if done and done["belongs"] == self.belongs else None
+
+
+def plan_evaluation(config: Config, workdir: Path, family: str, method: str, seed: int) -> Evaluation | None:
+    """None while the adapters are not trained yet."""
+    run, source, trained = make_run(config, family, method), None, {}
+    if run.method.trained_as:
+        source = source_folder(config, workdir, run, family, seed)
+        trained = read_done(source)
+        if trained is None:
+            return None
+    belongs = {"made_with": identity(run, seed), "adapters": trained.get("adapters"), "test_questions": config.test_questions}
+    return Evaluation(run, workdir / "evaluation" / family / f"{method}_seed{seed}", source, trained.get("learning_rate"), belongs)
+
+
 def evaluate_family(config: Config, workdir: Path, family: str) -> None:
-    """Writes the records of every method and seed, unless they are written and the adapters were not trained further since."""
+    """Writes the records of every method and seed, unless they are there and still hold."""
     sets = evaluation_sets(config, family)
     for method in config.methods:
         for seed in config.seeds:
-            folder = workdir / "evaluation" / family / f"{method}_seed{seed}"
-            with claim(folder) as mine:
-                run, done = make_run(config, family, method), read_done(folder)
-                source, trained = adapters_folder(config, workdir, family, run, seed), {"learning_rate": None, "steps": 0}
-                trained = read_done(source) if run.method.trained_as else trained
-                if not mine or (done and trained and done["trained_steps"] == trained["steps"]):
-                    continue
-                bank = load_adapters(source, run, seed) if run.method.trained_as else run.new_bank(seed)
-                records = evaluate_method(compiled_for(run), bank, sets, family, seed, trained["learning_rate"])
-                write_done(folder, {"trained_steps": trained["steps"], "backbone": run.parts.fingerprint, "records": records})
+            plan = plan_evaluation(config, workdir, family, method, seed)
+            with claim(plan.folder) as mine:
+                if mine and plan.records() is None:
+                    bank = load_adapters(plan.source, plan.run, seed) if plan.source else plan.run.new_bank(seed)
+                    records = evaluate_method(compiled_for(plan.run), bank, sets, family, seed, plan.learning_rate)
+                    write_done(plan.folder, {"belongs": plan.belongs, "records": records})
 
 
 def collect(config: Config, workdir: Path) -> list[dict]:
-    """All records written so far, in the config's order; also writes `results.jsonl`."""
+    """All records that hold so far, in the config's order; also writes `results.jsonl`."""
     records = []
     for family in config.families:
         for method in config.methods:
             for seed in config.seeds:
-                done = read_done(workdir / "evaluation" / family / f"{method}_seed{seed}")
-                records += done["records"] if done else []
+                plan = plan_evaluation(config, workdir, family, method, seed)
+                records += (plan and plan.records()) or []
     temporary = workdir / "results.jsonl.tmp"
     temporary.write_text("".join(json.dumps(record) + "\n" for record in records))
     os.replace(temporary, workdir / "results.jsonl")
