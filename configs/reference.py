@@ -19,7 +19,7 @@ def get_config():
         modular=dict(buckets=(32, 64)),  # a partial solution does not help here
         arithmetic=dict(buckets=(26,), message_tokens=3, tokens_per_fact=3, files=("multistep_arithmetic_two",)),
     )
-    config.order = ("listops", "navigate", "boolean", "parts", "strings", "modular", "arithmetic")
+    config.order = ("listops", "boolean", "navigate", "parts", "strings", "modular", "arithmetic")
     config.methods = (
         "graph", "graph_untrained", "graph_shared_adapter", "graph_blanked", "graph_shuffled", "single_equal_parameters",
         "single_equal_tokens", "chain_equal_calls", "vote_equal_tokens",

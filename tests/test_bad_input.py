@@ -22,6 +22,7 @@ from neuromas_jax import main as command
 from neuromas_jax.backbone import init_backbone
 from neuromas_jax.backbone.huggingface import EMBEDDED
 from neuromas_jax.config import parse
+from neuromas_jax.experiments.run import identity
 from neuromas_jax.train import checkpoint
 from neuromas_jax.train import run as train_run
 from neuromas_jax.train.batches import TooLong, next_batch
@@ -119,11 +120,18 @@ def test_a_workdir_that_cannot_be_written(run, tmp_path):
     assert (tmp_path / "file").read_text() == "keep me"
 
 
-def test_a_workdir_made_with_another_backbone(run, tmp_path):
-    cell = tmp_path / "work" / "sweep" / "listops" / "graph_seed0_lr0.001"
+@pytest.mark.parametrize("done, message", [
+    ('{"made_with": "0badcafe", "steps": 1}', "was trained by another config or on another backbone .checksum 0badcafe, here .*give another --workdir"),
+    ('{"made_with": "%s", "steps": 9}', "was trained for 9 steps, this config asks for 1; give another --workdir, or as many steps"),
+])
+def test_a_workdir_that_holds_what_another_config_trained(run, tmp_path, done, message):
+    found = {}
+    exec(EXPERIMENT, found)
+    mine = identity(make_run(parse(found["get_config"]()), "listops", "graph", 2e-3), 0)
+    cell = tmp_path / "work" / "train" / "listops" / "graph_seed0"
     cell.mkdir(parents=True)
-    (cell / "done.json").write_text('{"backbone": "0badcafe"}')
-    assert re.search("graph_seed0_lr0.001 was made with a backbone of checksum 0badcafe.*give another --workdir", run(workdir=tmp_path / "work"))
+    (cell / "done.json").write_text(done.replace("%s", mine))
+    assert re.search(f"graph_seed0 {message}", run(workdir=tmp_path / "work"))
 
 
 @pytest.fixture

@@ -1,9 +1,10 @@
 """Pretraining documents: a node's prompt for a drawn question, an inbox of drawn messages, and a message.
 
-Unsteered on purpose. The node's tag is random, and which fact a message states is a uniform draw among the question's
-facts, so the backbone learns how to state any fact, never which one is wanted of a node. Nor does it learn to answer at
-one go: only values one step from what the page shows count as a loss. Most documents are practice: their facts are drawn
-for being one step away, and their labels, which are not uniform, carry no loss. A document is
+Unsteered on purpose. The node's tag is random, and which fact a message states is a uniform draw among all that follow, in any
+number of steps, from what the page shows (a readout ends with the answer): the backbone learns how to state any fact, never
+which one is wanted of a node. Nor does it learn to answer at one go: only values that the page shows or that are one step away
+count as a loss. Most documents are practice: their facts are mostly drawn for being one step away, and their labels, which are
+not uniform, carry no loss. A document is
 
     <s> [MAX 3 5 ] <node> 4 2   <from1> B 5 <from2> C 9   <note> 1   E 9 </s>
 
@@ -159,9 +160,9 @@ class _Page:
     def known(self, fact: Fact) -> bool:
         return fact.label in self.shown or self.one_step(fact, self.shown)
 
-    def derivable(self) -> list[Fact]:
-        """Facts that follow from the view and what is shown, in any number of steps."""
-        reached, found = set(self.shown), []
+    def derivable(self, shown: set[str]) -> list[Fact]:
+        """Facts that follow from the view and the facts `shown`, in any number of steps."""
+        reached, found = set(shown), []
         for fact in self.question.facts:
             if self.one_step(fact, reached):
                 reached.add(fact.label)
@@ -184,7 +185,7 @@ class _Page:
             repeated = [fact for fact in facts if fact.label in shown]
             if repeated:
                 return rng.choice(repeated)
-        possible = [fact for fact in self.derivable() if not (without_answer and fact.label == "answer")]
+        possible = [fact for fact in self.derivable(shown) if not (without_answer and fact.label == "answer")]
         possible = possible or [fact for fact in facts if fact.label in shown]
         return rng.choice(possible) if possible else None
 
