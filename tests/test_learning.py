@@ -35,4 +35,4 @@ def test_the_default_graph_learns_and_a_shared_adapter_does_not(tmp_path):
     before, graph = accuracy("graph", tmp_path / "graph")
     _, shared = accuracy("graph_shared_adapter", tmp_path / "shared")
     print(f"depth 3: untrained {before:.3f}, graph {graph:.3f}, shared adapter {shared:.3f}")
-    assert before < 0.6 and graph >= 0.85 and shared < 0.65
+    assert before < 0.4 and graph >= 0.7 and shared < 0.55
