@@ -69,10 +69,12 @@ def test_there_are_configs():
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
-def test_every_config_parses_and_all_its_cells_are_built(name):
-    from neuromas_jax.experiments.run import make_run
+def test_every_config_parses_and_all_its_cells_are_built(name, tmp_path):
+    """As it stands: its data, backbone and published adapters are there and fit each other."""
+    from neuromas_jax.experiments.run import check, make_run
 
     config = parse(load(name))
+    check(config, tmp_path)
     for family in config.families:
         for method in config.methods:
             run = make_run(config, family, method)
