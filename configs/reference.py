@@ -29,7 +29,7 @@ def get_config():
     config.adapters = dict(rank=4, scale=2.0)
     config.rollout = dict(questions=32, group=8)
     config.sweep = dict(learning_rates=(3e-4, 1e-3, 2e-3, 4e-3), seed=100, steps=100)
-    config.training = dict(steps=200, evaluate_every=20, checkpoint_every=100)
+    config.training = dict(steps=200, evaluate_every=40, checkpoint_every=100)
     config.test_questions = 256
     config.workers = 2
     return config

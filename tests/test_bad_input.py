@@ -27,7 +27,7 @@ from neuromas_jax.train import checkpoint
 from neuromas_jax.train import run as train_run
 from neuromas_jax.train.batches import TooLong, next_batch
 from neuromas_jax.train.loop import NonFinite, train
-from neuromas_jax.train.run import Compiled, Parts, make_run
+from neuromas_jax.train.run import Compiled, Parts, load_parts, make_run
 from tests.tiny import tiny_config, tokenizer
 
 ROOT = Path(__file__).parents[1]
@@ -132,6 +132,21 @@ def test_a_workdir_that_holds_what_another_config_trained(run, tmp_path, done, m
     cell.mkdir(parents=True)
     (cell / "done.json").write_text(done.replace("%s", mine))
     assert re.search(f"graph_seed0 {message}", run(workdir=tmp_path / "work"))
+
+
+@pytest.mark.parametrize("done, message", [
+    (None, "adapters .*graph_seed0/adapters.safetensors are missing; train them"),
+    ('{"backbone": "0badcafe"}', "was trained on a backbone with checksum 0badcafe, this one's is [0-9a-f]{8}; give the backbone"),
+    ('{"backbone": "%s", "adapters": "0badcafe"}', "adapters.safetensors is not the file that .*done.json tells of; copy both again"),
+])
+def test_published_adapters_that_do_not_fit(run, tmp_path, done, message):
+    cell = tmp_path / "published" / "graph_seed0"
+    cell.mkdir(parents=True)
+    if done:
+        (cell / "done.json").write_text(done.replace("%s", load_parts("embedded").fingerprint))
+        (cell / "adapters.safetensors").write_bytes(b"half a file")
+    text = EXPERIMENT.replace("buckets=(8, 16)", f'buckets=(8, 16), adapters="{tmp_path / "published"}"')
+    assert re.search(message, run(text=text))
 
 
 @pytest.fixture
