@@ -152,7 +152,7 @@ def compiled():
         families=dict(listops=dict(options=dict(depths=(1,), weights=(1.0,), held_out_depth=2), buckets=(5, 13))), graph=dict(topology="1"),
         rollout=dict(questions=2, group=2), test_questions=4, training=dict(steps=2, checkpoint_every=1, evaluate_every=100, validation_questions=2)))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train_run, "load_parts", lambda *_: Parts(init_backbone(tiny_config(num_hidden_layers=1), jax.random.key(0)), tokenizer()))
+        patch.setattr(train_run, "load_parts", lambda *_: Parts(init_backbone(tiny_config(num_hidden_layers=1), jax.random.key(0)), tokenizer(), ""))
         return Compiled(make_run(config, "listops", "graph"))
 
 
