@@ -19,7 +19,7 @@ import numpy as np
 
 from neuromas_jax.backbone.attention import attend
 
-UNROLL = 4  # so few layers are written out, not scanned: nothing is then sliced out of stacked weights and caches at every token
+UNROLL = 4  # so few layers are written out, not scanned: each then keeps a cache array of its own, which nothing slices
 LINEAR_SITES = ("q", "k", "v", "o", "gate", "up", "down")
 
 
@@ -66,7 +66,7 @@ class KV:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Cache:
-    """A block with room: what is read next is written into it from column `at` on. Columns from there on are not looked at before."""
+    """A block with room for more: the tokens read next are written into its columns from `at` on, and look at those before."""
 
     block: KV
     at: Int[Array, ""]
@@ -162,7 +162,7 @@ class Decoder(nnx.Module):
         else:
 
             def scanned(carry, inputs):
-                hidden, cached = carry  # the cache is carried, so that one token is written and not a copy of every layer's columns
+                hidden, cached = carry  # as an output of the scan the cache would be written whole at every token; carried, it is not
                 number, *inputs = inputs
                 hidden, new, _ = layer(hidden, *inputs, cached and tuple(jax.lax.dynamic_index_in_dim(x, number, 0, False) for x in cached))
                 if cached is None:
@@ -180,22 +180,24 @@ class Decoder(nnx.Module):
         return jnp.matmul(hidden, head, preferred_element_type=jnp.float32)
 
 
+def _put(whole, part, layer, at):
+    return jax.lax.dynamic_update_slice(whole, part, (*(0,) * (whole.ndim - 6), layer, 0, 0, 0, at, 0))
+
+
 @jax.custom_batching.custom_vmap
 def put(whole: Float[Array, "*N L B g K S H"], part: Float[Array, "*N 1 B g K T H"], layer: Int[Array, ""], at: Int[Array, ""]):
     """Keys or values with `part` written into one layer, from column `at` on.
 
-    Mapped over nodes that all write at the same column, it stays an update in place. JAX's own rule makes it a scatter, for
-    which XLA copies the cache at every token.
+    Mapped over nodes that all write at the same column it stays a slice update; JAX's own rule would make it a scatter.
     """
-    leading = whole.ndim - 6
-    return jax.lax.dynamic_update_slice(whole, part, (*(0,) * leading, layer, 0, 0, 0, at, 0))
+    return _put(whole, part, layer, at)
 
 
 @put.def_vmap
 def _put_of_nodes(size, mapped, whole, part, layer, at):
-    if mapped != [True, True, False, False]:
-        raise NotImplementedError(f"put mapped over {mapped} of (whole, part, layer, at); map over the cache and what is written alone")
-    return put(whole, part, layer, at), True
+    if mapped == [True, True, False, False]:
+        return put(whole, part, layer, at), True
+    return jax.vmap(_put, in_axes=[0 if one else None for one in mapped], axis_size=size)(whole, part, layer, at), True
 
 
 @functools.lru_cache(maxsize=None)
@@ -270,7 +272,7 @@ def rms_norm(x: Float[Array, "... D"], weight: Float[Array, "D"], eps: float) ->
 def rotary_angles(positions: Int[Array, "B g T"], longest: int, head_dim: int, theta: float):
     """Cosine and sine `[B, g, T, 1, H/2]` of the rotary embedding (Su et al. 2021), for positions below `longest`.
 
-    Looked up in a table, not computed for every row: on a CPU sines are a visible share of a small model's prefill.
+    Looked up in a table: the sines of a position are the same in every row.
     """
     angles = np.outer(np.arange(longest), theta ** (-np.arange(0, head_dim, 2) / head_dim))
     places = jnp.clip(positions, 0, longest - 1)[..., None]  # padding before the first token stands at -1
