@@ -17,6 +17,7 @@ from neuromas_jax.backbone.huggingface import EMBEDDED
 from neuromas_jax.graph import node_slots, text_graph
 from neuromas_jax.rollout import Sampling
 from neuromas_jax.rollout.episodes import Program, make_program
+from neuromas_jax.rollout.microbatch import default_microbatch
 from neuromas_jax.text.prompt import PromptTemplate
 from neuromas_jax.text.tokenizer import load_tokenizer
 
@@ -68,7 +69,7 @@ def make_scene_program(load: Load, vocab_size: int) -> Program:
     tokenizer = load_tokenizer(EMBEDDED)
     sampling = Sampling(tokenizer.end_id, tuple(sorted(tokenizer.added_ids)))
     graph = text_graph(load.topology, message_tokens=load.message_tokens)
-    return make_program(graph, node_slots(graph), PromptTemplate(), tokenizer, sampling, load.group, lora_scale=load.lora_scale)
+    return make_program(graph, node_slots(graph), PromptTemplate(), tokenizer, sampling, load.group, default_microbatch(load.questions), load.lora_scale)
 
 
 def read_load(folder: pathlib.Path) -> Load:

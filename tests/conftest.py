@@ -67,7 +67,7 @@ def make_scene(topology="2-1", slots="per_node", message_tokens=4, group=3, size
     backbone = dataclasses.replace(backbone, params={**backbone.params, "embed": backbone.params["embed"] * 20})
     allowed = {words.end_id, *words.encode("A B 3")}  # few words and mild odds, so that some messages end early
     sampling = Sampling(words.end_id, tuple(sorted(set(range(config.vocab_size)) - allowed)), temperature=3.0)
-    program = make_program(graph, node_slots(graph, slots), PromptTemplate(), words, sampling, group)
+    program = make_program(graph, node_slots(graph, slots), PromptTemplate(), words, sampling, group, 1)
     bank = random_bank(config, max(program.slots) + 1, size=size)
     questions = encode_questions(TEXTS[:2])
     keep = no_interventions(graph, 2, group)

@@ -34,7 +34,7 @@ def build(name, group=2, **sampling):
     backbone = tiny_backbone()
     program = make_program(
         graph, node_slots(graph, sharing), PromptTemplate(), tokenizer(),
-        make_sampling(tokenizer(), backbone.config.vocab_size, **sampling), group,
+        make_sampling(tokenizer(), backbone.config.vocab_size, **sampling), group, 1,
     )
     return program, backbone, random_bank(backbone.config, max(program.slots) + 1)
 

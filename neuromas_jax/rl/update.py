@@ -85,8 +85,10 @@ def loss_of_bank(objective: Objective, program: Program, backbone: Backbone, ban
     return losses.sum(), (losses, tuple(sums))
 
 
-def accumulated_gradient(objective: Objective, program: Program, backbone: Backbone, bank: Bank, episodes: Episodes, credit: Float[Array, "B G"]):
-    """Gradient of the mean loss, per-node losses and per-layer sums of the whole batch, one microbatch after another."""
+def accumulated_gradient(
+    objective: Objective, program: Program, backbone: Backbone, bank: Bank, episodes: Episodes, credit: Float[Array, "B G"]
+):
+    """Gradient of `loss_of_bank`, per-node losses and per-layer sums of the whole batch, one microbatch after another."""
     batch, size = credit.shape[0], program.microbatch
     check_microbatch(size, batch)
 
@@ -101,10 +103,11 @@ def accumulated_gradient(objective: Objective, program: Program, backbone: Backb
         (means, sums), (new_means, new_sums) = total, of_questions(start)
         return (jax.tree.map(jnp.add, means, new_means), tuple(map(LayerSums.join, sums, new_sums))), None
 
-    total = of_questions(0)
-    if size < batch:
-        total, _ = jax.lax.scan(add, total, jnp.arange(size, batch, size))
-    (gradient, losses), sums = total
+    if size == batch:
+        (gradient, losses), sums = of_questions(0)
+    else:
+        nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(of_questions, 0))
+        ((gradient, losses), sums), _ = jax.lax.scan(add, nothing, jnp.arange(0, batch, size))
     return gradient, losses, sums
 
 

@@ -44,7 +44,7 @@ def make_program(
     tokenizer: Tokenizer,
     sampling: Sampling,
     group: int,
-    microbatch: int = 1,
+    microbatch: int,
     lora_scale: float = 2.0,
 ) -> Program:
     """Tokenises the template and checks the group size."""

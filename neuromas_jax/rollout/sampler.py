@@ -31,7 +31,16 @@ def reader(backbone: Backbone, scale: float, adapted: bool = True):
     return read
 
 
-def prefill(backbone: Backbone, adapters: dict, scale: float, microbatch: int, tokens, valid, start, past):
+def prefill(
+    backbone: Backbone,
+    adapters: dict,
+    scale: float,
+    microbatch: int,
+    tokens: Int[Array, "N B g T"],
+    valid: Bool[Array, "N B g T"],
+    start: Int[Array, "N B g"],
+    past: tuple[KV, ...],
+) -> tuple[Float[Array, "N B g 1 D"], KV]:
     """Reads a block of all nodes, `microbatch` questions at a time: the last hidden state `[N, B, g, 1, D]`, keys and values."""
 
     def last(*block):
@@ -55,9 +64,9 @@ def sample_layer(
 ) -> tuple[Int[Array, "N B G M"], Bool[Array, "N B G M"], Array]:
     """Writes the messages of one layer's nodes.
 
-    The shared block was read once per question; the own block is read once per episode; then tokens are sampled
-    until every row has ended. The loop stands outside and `vmap` over nodes inside its body: a vmapped `while_loop` would select the whole cache at
-    every step.
+    The shared block was read once per question; the own block is read once per episode; then tokens are sampled until every
+    row has ended. The loop stands outside and `vmap` over nodes inside its body: a vmapped `while_loop` would select the whole
+    cache at every step.
 
     Args:
       backbone: the frozen decoder.
