@@ -47,10 +47,11 @@ def init_state(run: Run, seed: int) -> TrainState:
 
 
 def description(run: Run, seed: int) -> dict:
-    """What a checkpoint belongs to. Steps and cadence are left out: a run may be made longer."""
+    """What a checkpoint belongs to. Left out: steps and cadence, since a run may be made longer, and what only trades time for memory."""
     config = dataclasses.asdict(run.config)
     kept = {name: config[name] for name in ("backbone", "adapters", "prompt", "rollout", "objective", "optimizer")}
     kept["optimizer"] = dataclasses.asdict(run.optimizer)
+    del kept["rollout"]["microbatch"]
     text = json.loads(json.dumps({**kept, "family": dataclasses.asdict(run.family), "seed": seed}))
     graph = dataclasses.asdict(run.method.graph)
     return {"backbone": run.parts.fingerprint, "config": text, "graph": json.loads(json.dumps({**graph, "slots": run.method.slots, "ranks": run.method.ranks})), "lineage": []}

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from pathlib import Path
 import time
 import zlib
 
@@ -22,7 +23,7 @@ from neuromas_jax.text.tokenizer import Tokenizer, load_tokenizer
 
 @dataclasses.dataclass(frozen=True)
 class Parts:
-    """A backbone with its tokenizer, and a checksum of its weights: adapters belong to the weights they were trained on."""
+    """A backbone with its tokenizer, and a checksum of both: adapters belong to the backbone they were trained on."""
 
     backbone: Backbone
     tokenizer: Tokenizer
@@ -36,7 +37,7 @@ def load_parts(name: str, remat: bool = False) -> Parts:
     tokenizer = load_tokenizer(folder)
     backbone = load_backbone(folder)
     check_vocabulary(backbone.config, tokenizer)
-    checksum = 0
+    checksum = zlib.crc32(repr(backbone.config).encode() + (Path(folder) / "tokenizer.json").read_bytes())
     for x in jax.tree.leaves(backbone.params):
         checksum = zlib.crc32(np.ascontiguousarray(x), checksum)
     return Parts(dataclasses.replace(backbone, remat=remat), tokenizer, f"{checksum:08x}")
