@@ -39,7 +39,7 @@ class Ours:
     def __init__(self, folder: pathlib.Path):
         self.folder, load = folder, read_load(folder)
         self.backbone = load_backbone(folder / "model")
-        if self.backbone.size > 5e6:  # the update at 32M would hold 30 GiB of inner values otherwise
+        if self.backbone.size > 5e6:  # memory without it has not been measured at 32M
             self.backbone = dataclasses.replace(self.backbone, remat=True)
         self.program = make_scene_program(load, self.backbone.config.vocab_size)
         factors = np.load(folder / "bank.npz")

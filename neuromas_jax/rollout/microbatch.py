@@ -1,7 +1,7 @@
 """Reading a batch a few questions at a time: the working set stays small, the result is the same to rounding.
 
-A microbatch bounds what prefill and backward pass hold at once. On a CPU one question at a time was also faster than all 16
-(embedded size: rollout by an eighth, update by a fifth). On an accelerator it is the knob that trades time for memory.
+A microbatch bounds what prefill and backward pass hold at once. It is the knob that trades time for memory on an accelerator; on a
+CPU one question of a small model at a time is the default.
 """
 
 from collections.abc import Callable
