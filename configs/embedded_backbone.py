@@ -23,14 +23,14 @@ def get_config():
     )
 
     # Shares of the families among documents, and how documents are drawn (fields of pretrain.documents.Mixture).
-    config.families = dict(listops=0.13, modular=0.14, boolean=0.16, strings=0.14, navigate=0.27, arithmetic=0.06, parts=0.10)
+    config.families = dict(listops=0.10, modular=0.12, boolean=0.10, strings=0.10, navigate=0.20, arithmetic=0.29, parts=0.09)
     config.mixture = ml_collections.ConfigDict()
     # A tenth of the questions are deeper than the training mixture. Boolean stays away from the 8 tokens of the BBH file.
     config.extra_depths = dict(listops=(4,), modular=(4,), strings=(5,), navigate=(9, 10), arithmetic=(5,), parts=(4,))
     config.extra_share = 0.10
     config.vocabulary_questions = 2000
 
-    config.steps = 13000
+    config.steps = 16000
     config.batch = 128
     config.lengths = (32, 40, 48, 60, 76, 112)
     config.learning_rate = 4e-3
@@ -40,7 +40,7 @@ def get_config():
     config.clip = 1.0
 
     config.log_every = 100
-    config.test_every = 1000
+    config.test_every = 500
     config.checkpoint_every = 1000
     config.skill_questions = 64
     return config

@@ -17,6 +17,7 @@ from neuromas_jax.backbone.huggingface import load_backbone
 from neuromas_jax.pretrain.batches import BatchMaker, QuestionSource, ahead, deeper, pack_documents
 from neuromas_jax.pretrain.documents import SKILLS, DocumentWriter, Mixture, corrupt
 from neuromas_jax.pretrain.forward import target_logits
+from neuromas_jax.pretrain.numbers import PERIODS, circles, place_numbers
 from neuromas_jax.pretrain.train import train
 from neuromas_jax.pretrain.vocabulary import build_tokenizer, save_tokenizer, vocabulary_texts
 from neuromas_jax.tasks import FAMILIES
@@ -256,6 +257,26 @@ def test_the_fast_path_equals_the_decoder(tokenizer, writer):
     used = part.weights > 0
     np.testing.assert_allclose(target_logits(backbone.params, config, part)[used], expected[used], atol=2e-5)
     np.testing.assert_array_equal(part.targets[used], part.tokens.reshape(-1)[part.where[used] + 1])
+
+
+def test_numbers_start_on_circles(tokenizer):
+    config = DecoderConfig(tokenizer.vocab_size, 32, 64, 2, 4, 2, 8, rope_theta=1000.0)
+    before = init_backbone(config, jax.random.key(0))
+    after = place_numbers(before, tokenizer)
+    old, new = np.asarray(before.params["embed"]), np.asarray(after.params["embed"])
+    changed = {int(row) for row in np.flatnonzero((old != new).any(axis=1))}
+    assert changed == {index for index in range(tokenizer.vocab_size) if re.fullmatch(r" ?-?[0-9]+", tokenizer.decode([index]))}
+    assert abs(new.std() - old.std()) < 0.02 * old.std()
+    # Turning by 17 leads from any number to the one 17 further, whatever the number.
+    angles = 2 * np.pi * 17 / np.array(PERIODS)
+    for number in (-60, -3, 0, 41):
+        (row,), (target,) = tokenizer.encode(str(number)), tokenizer.encode(str(number + 17))
+        points = new[row, : 2 * len(PERIODS)].reshape(-1, 2) @ np.array([1, 1j])
+        turned = points * np.exp(1j * angles)
+        np.testing.assert_allclose(turned, new[target, : 2 * len(PERIODS)].reshape(-1, 2) @ np.array([1, 1j]), atol=1e-4)
+    assert len({tuple(circles(number).round(4)) for number in range(-99, 100)}) == 199
+    with pytest.raises(ValueError, match="hidden_size is 8; number embeddings need 16"):
+        place_numbers(init_backbone(DecoderConfig(tokenizer.vocab_size, 8, 16, 1, 2, 1, 4), jax.random.key(0)), tokenizer)
 
 
 def test_a_tiny_run_learns_resumes_and_exports(tmp_path, monkeypatch):

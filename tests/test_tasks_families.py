@@ -17,7 +17,7 @@ GOLDEN = {
     "boolean": "3216520d5f5606a2",
     "strings": "90e2de710c91858b",
     "navigate": "2c3fe905a3544647",
-    "arithmetic": "2d5b332de8d149b0",
+    "arithmetic": "d265372034d52523",
     "parts": "d8e2d854f2735d57",
 }
 
@@ -117,6 +117,11 @@ def test_expression_facts_equal_python_eval(name):
         if name == "modular":
             expected = {label: value % 10 for label, value in expected.items()}
         assert {fact.label: fact.value for fact in question.facts} == {k: str(v) for k, v in expected.items()}, question
+
+
+def test_drawn_arithmetic_stays_within_two_digits():
+    assert max(abs(int(fact.value)) for question in _sample("arithmetic") for fact in question.facts) <= 99
+    assert make_task("arithmetic").read("((9 * 9 * 9 + 1) + (1 + 1 + 1 + 1)) =").answer == "734"
 
 
 def test_walks_equal_a_simulator_on_complex_numbers():

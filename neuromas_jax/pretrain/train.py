@@ -11,12 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from absl import logging
+from optax import contrib
 
 from neuromas_jax.backbone.decoder import Backbone, DecoderConfig, init_backbone
 from neuromas_jax.backbone.huggingface import save_backbone
 from neuromas_jax.pretrain.batches import BatchMaker, QuestionSource, ahead
 from neuromas_jax.pretrain.documents import DocumentWriter, Mixture
 from neuromas_jax.pretrain.forward import Part, summed_loss, target_logits
+from neuromas_jax.pretrain.numbers import place_numbers
 from neuromas_jax.pretrain.skills import SkillTest
 from neuromas_jax.pretrain.vocabulary import build_tokenizer, save_tokenizer, vocabulary_texts
 from neuromas_jax.tasks import FAMILIES
@@ -28,15 +30,21 @@ REFUSED_SAMPLE = 20_000  # questions of each family whose refused draws are coun
 
 
 def make_optimizer(config) -> optax.GradientTransformation:
-    """AdamW with warm-up and cosine to zero; norms are not decayed."""
+    """Muon for the decoder layers' matrices, Adam for embedding and norms; warm-up and cosine to zero, decay for matrices alone.
 
-    def matrices(params):
-        return jax.tree.map_with_path(lambda path, _: "norm" not in jax.tree_util.keystr(path), params)
+    Muon's steps are scaled to the size of Adam's (0.2 in root mean square), so that one learning rate serves both: Liu et al.,
+    Muon is Scalable for LLM Training (arXiv 2502.16982).
+    """
+
+    def stacked(params):
+        """Layers are stacked along the first axis: each [fan_in, fan_out] slice is a matrix of its own."""
+        return jax.tree.map(lambda x: contrib.MuonDimensionNumbers(1, 2) if x.ndim == 3 else None, params)
 
     schedule = optax.warmup_cosine_decay_schedule(0.0, config.learning_rate, config.warmup, config.steps)
     return optax.chain(
         optax.clip_by_global_norm(config.clip),
-        optax.adamw(schedule, b1=0.9, b2=config.b2, weight_decay=config.weight_decay, mask=matrices),
+        contrib.muon(schedule, weight_decay=config.weight_decay, adam_b2=config.b2, consistent_rms=0.2,
+                     adam_learning_rate=schedule, muon_weight_dimension_numbers=stacked),
     )
 
 
@@ -76,7 +84,7 @@ def train(config, workdir: str | Path) -> dict:
     maker = BatchMaker(source, writer, config.batch, tuple(config.lengths), config.seed)
     test = SkillTest(tasks, writer, config.skill_questions, config.lengths[-1])
     sizes = DecoderConfig(vocab_size=tokenizer.vocab_size, **config.decoder)
-    backbone = init_backbone(sizes, jax.random.key(config.seed))
+    backbone = place_numbers(init_backbone(sizes, jax.random.key(config.seed)), tokenizer)
     optimizer = make_optimizer(config)
     moments = optimizer.init(backbone.params)
     first, seconds = 0, 0.0

@@ -1,6 +1,7 @@
 """Arithmetic in the wording of BBH multistep_arithmetic_two: `((-1 + 2 + 9 * 5) - (-2 + -4 + -4 * -7)) =`.
 
-Two brackets of k operands from -9 to 9, usual precedence, chains from the left. A partial solution does not help.
+Two brackets of k operands from -9 to 9, usual precedence, chains from the left. A partial solution does not help. Drawn are
+only questions whose values stay within two digits, as those of 169 of the file's 250 rows do; `read` takes any.
 Wording after Suzgun et al., BIG-Bench Hard (2022).
 """
 
@@ -9,18 +10,22 @@ from neuromas_jax.tasks.modular import NAMES, OPERATORS
 from neuromas_jax.tasks.types import Question, Task
 
 MAX_LITERAL = 9
+MAX_VALUE = 99  # of every sub-expression of a drawn question
 DIGITS = tuple(map(str, range(MAX_LITERAL + 1)))
 FORM = "`((-1 + 2 + 9 * 5) - (-2 + -4 + -4 * -7)) =`: two brackets of operands from -9 to 9, operators + - *"
 
 
 def draw(rng, depth: int) -> str:
-    """Two brackets of `depth` operands."""
+    """Two brackets of `depth` operands, all values within `MAX_VALUE`."""
     def bracket():
         terms = [str(rng.randint(-MAX_LITERAL, MAX_LITERAL))]
         for _ in range(depth - 1):
             terms += [rng.choice(NAMES), str(rng.randint(-MAX_LITERAL, MAX_LITERAL))]
         return f"({' '.join(terms)})"
-    return f"({bracket()} {rng.choice(NAMES)} {bracket()}) ="
+    while True:
+        text = f"({bracket()} {rng.choice(NAMES)} {bracket()}) ="
+        if all(abs(int(fact.value)) <= MAX_VALUE for fact in read(text).facts):
+            return text
 
 
 class _Parser:
