@@ -2,6 +2,7 @@
 
 Reproduces neuromas_jax/backbone/embedded from scratch:
 `python -m neuromas_jax.pretrain --config=configs/embedded_backbone.py --workdir=runs/embedded_backbone`
+leaves the same folder in runs/embedded_backbone/export.
 """
 
 import ml_collections
@@ -10,7 +11,6 @@ import ml_collections
 def get_config():
     config = ml_collections.ConfigDict()
     config.seed = 0
-    config.export = "neuromas_jax/backbone/embedded"  # the Hugging Face folder, written at every checkpoint
 
     config.decoder = dict(
         hidden_size=64,
@@ -30,7 +30,7 @@ def get_config():
     config.extra_share = 0.10
     config.vocabulary_questions = 2000
 
-    config.steps = 16000
+    config.steps = 11000
     config.batch = 128
     config.lengths = (32, 40, 48, 60, 76, 112)
     config.learning_rate = 4e-3

@@ -31,6 +31,6 @@ if ! cmp -s setup.py "$stamp"; then
   cp setup.py "$stamp"
 fi
 
-# glibc hands large freed blocks back to the system at every step and faults them in again; keeping them is a third faster.
+# glibc hands large freed blocks back to the system at every step and faults them in again; this keeps them.
 export MALLOC_TOP_PAD_="${MALLOC_TOP_PAD_:-268435456}" MALLOC_MMAP_MAX_="${MALLOC_MMAP_MAX_:-0}"
 export MALLOC_TRIM_THRESHOLD_="${MALLOC_TRIM_THRESHOLD_:-17179869184}"

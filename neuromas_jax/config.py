@@ -67,7 +67,8 @@ class FamilyConfig:
     Attributes:
       task: name for `tasks.make_task`; the family's own key by default.
       options: options of the task, such as depths, or the path of a JSONL file.
-      message_tokens: most tokens of a message, which closes with the end token if it is shorter; one number, or one per layer of the graph.
+      message_tokens: most tokens of a message, which closes with the end token if it is shorter; one number, or one per
+        layer of the graph.
       tokens_per_fact: tokens of one `label value`; the prompt tells a node how many facts its message holds.
       buckets: lengths that questions are padded to; one trace each.
       view: what the graph's nodes see of the question: one word, or one per layer.
@@ -140,7 +141,8 @@ _SECTIONS = {
 def _section(kind, values: Mapping, where: str):
     """A dataclass from a mapping. Raises ValueError naming an unknown key, the allowed ones and the nearest, or a wrong type."""
     if not isinstance(values, Mapping):
-        raise ValueError(f"config.{where} is {values!r}; give a dict with keys among {', '.join(f.name for f in dataclasses.fields(kind))}")
+        raise ValueError(f"config.{where} is {values!r}; "
+                         f"give a dict with keys among {', '.join(f.name for f in dataclasses.fields(kind))}")
     fields = {field.name: field for field in dataclasses.fields(kind)}
     for key, value in values.items():
         place = f"{where}.{key}" if where else key
@@ -169,9 +171,11 @@ def parse(config: Mapping) -> Config:
         raise ValueError(f"config.families is {families!r}; name at least one family, such as dict(listops=dict())")
     order = tuple(values.get("order") or sorted(families))
     if sorted(order) != sorted(families):
-        raise ValueError(f"config.order is {order}; name each of the families {', '.join(sorted(families))} once, or leave it out")
+        raise ValueError(f"config.order is {order}; "
+                         f"name each of the families {', '.join(sorted(families))} once, or leave it out")
     values["families"] = {
-        name: _section(FamilyConfig, {**families[name], "task": families[name].get("task") or name}, f"families.{name}") for name in order
+        name: _section(FamilyConfig, {**families[name], "task": families[name].get("task") or name}, f"families.{name}")
+        for name in order
     }
     parsed = _section(Config, values, "")
     _check(parsed)
@@ -196,7 +200,8 @@ def _check(config: Config) -> None:
     if not config.seeds or len(set(config.seeds)) != len(config.seeds):
         raise ValueError(f"config key 'seeds' is {config.seeds}; give one or more different seeds")
     if config.sweep.learning_rates and config.sweep.seed in config.seeds:
-        raise ValueError(f"config key 'sweep.seed' is {config.sweep.seed}, which is also reported; choose a seed outside {config.seeds}")
+        raise ValueError(f"config key 'sweep.seed' is {config.sweep.seed}, which is also reported; "
+                         f"choose a seed outside {config.seeds}")
     for name, family in config.families.items():
         if not family.buckets or min(family.buckets) < 1 or list(family.buckets) != sorted(set(family.buckets)):
             raise ValueError(f"config key 'families.{name}.buckets' is {family.buckets}; give increasing lengths of 1 or more")

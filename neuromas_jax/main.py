@@ -14,7 +14,8 @@ import jax
 from ml_collections import config_flags
 
 _CONFIG = config_flags.DEFINE_config_file(  # any key may be given, set by the file or not; `config.parse` knows the allowed ones
-    "config", "configs/quickstart.py", "The experiment, as an ml_collections file.", lock_config=False, accept_new_attributes=True)
+    "config", "configs/quickstart.py", "The experiment, as an ml_collections file.",
+    lock_config=False, accept_new_attributes=True)
 _WORKDIR = flags.DEFINE_string("workdir", "runs/quickstart", "Where everything is written; a second call goes on there.")
 _WORKER = flags.DEFINE_integer("worker", 0, "Number of this process; set by the first one for those it starts.")
 _CACHE = flags.DEFINE_string("compilation_cache", "~/.cache/neuromas_jax/xla", "Folder of compiled programs; empty for none.")
@@ -42,8 +43,10 @@ def main(arguments):
     workdir = Path(_WORKDIR.value)
     try:
         config = parse(_CONFIG.value)
-        if config.workers > 1 and hasattr(os, "sched_setaffinity"):  # one core each: processes share a machine better than threads
-            cores = os.environ.setdefault("NEUROMAS_CORES", " ".join(map(str, sorted(os.sched_getaffinity(0))))).split()  # for the others too
+        if config.workers > 1 and hasattr(os, "sched_setaffinity"):
+            # One core each: processes share a machine better than threads.
+            allowed = " ".join(map(str, sorted(os.sched_getaffinity(0))))
+            cores = os.environ.setdefault("NEUROMAS_CORES", allowed).split()  # for the others too
             os.sched_setaffinity(0, {int(cores[_WORKER.value % len(cores)])})
         if _WORKER.value == 0:
             check(config, workdir)

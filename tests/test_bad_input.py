@@ -43,7 +43,8 @@ def get_config():
     config.test_questions = 2
     return config
 '''
-JSONL = EXPERIMENT.replace('options=dict(depths=(1,), weights=(1.0,), held_out_depth=2)', 'task="jsonl", options=dict(path="rows.jsonl")')
+JSONL = EXPERIMENT.replace(
+    'options=dict(depths=(1,), weights=(1.0,), held_out_depth=2)', 'task="jsonl", options=dict(path="rows.jsonl")')
 
 
 @pytest.fixture
@@ -83,7 +84,8 @@ def run(tmp_path, monkeypatch, capsys):
     ("--config.rollout.microbatch=3", "microbatch 3 does not divide a batch of"),
     ("--config.backbone=nowhere", "nowhere.*missing; a tokenizer folder holds"),
     ("--config.families.listops.task=sums", "unknown task 'sums'; allowed: listops"),
-    ("--config.families.listops.buckets=(2,)", "question 0 has [0-9]+ tokens and the largest bucket is 2.*add a larger bucket, or set rollout.too_long='skip'"),
+    ("--config.families.listops.buckets=(2,)",
+     "question 0 has [0-9]+ tokens and the largest bucket is 2.*add a larger bucket, or set rollout.too_long='skip'"),
 ])
 def test_bad_flags(run, flag, message):
     said = run(flag)
@@ -95,7 +97,8 @@ def test_it_is_an_ordinary_process_that_ends_with_2(tmp_path):
     experiment = tmp_path / "experiment.py"
     experiment.write_text(EXPERIMENT)
     ended = subprocess.run(
-        [sys.executable, "-m", "neuromas_jax.main", f"--config={experiment}", f"--workdir={tmp_path / 'work'}", "--config.graph.topology=2--1"],
+        [sys.executable, "-m", "neuromas_jax.main", f"--config={experiment}", f"--workdir={tmp_path / 'work'}",
+         "--config.graph.topology=2--1"],
         cwd=ROOT, capture_output=True, text=True, timeout=300, env={**os.environ, "JAX_PLATFORMS": "cpu"})
     assert ended.returncode == 2 and ended.stderr.strip().startswith("error: topology '2--1'") and "Traceback" not in ended.stderr
 
@@ -121,8 +124,10 @@ def test_a_workdir_that_cannot_be_written(run, tmp_path):
 
 
 @pytest.mark.parametrize("done, message", [
-    ('{"made_with": "0badcafe", "steps": 1}', "was trained by another config or on another backbone .checksum 0badcafe, here .*give another --workdir"),
-    ('{"made_with": "%s", "steps": 9}', "was trained for 9 steps, this config asks for 1; give another --workdir, or as many steps"),
+    ('{"made_with": "0badcafe", "steps": 1}',
+     "was trained by another config or on another backbone .checksum 0badcafe, here .*give another --workdir"),
+    ('{"made_with": "%s", "steps": 9}',
+     "was trained for 9 steps, this config asks for 1; give another --workdir, or as many steps"),
 ])
 def test_a_workdir_that_holds_what_another_config_trained(run, tmp_path, done, message):
     found = {}
@@ -136,8 +141,10 @@ def test_a_workdir_that_holds_what_another_config_trained(run, tmp_path, done, m
 
 @pytest.mark.parametrize("done, message", [
     (None, "adapters .*graph_seed0/adapters.safetensors are missing; train them"),
-    ('{"backbone": "0badcafe"}', "was trained on a backbone with checksum 0badcafe, this one's is [0-9a-f]{8}; give the backbone"),
-    ('{"backbone": "%s", "adapters": "0badcafe"}', "adapters.safetensors is not the file that .*done.json tells of; copy both again"),
+    ('{"backbone": "0badcafe"}',
+     "was trained on a backbone with checksum 0badcafe, this one's is [0-9a-f]{8}; give the backbone"),
+    ('{"backbone": "%s", "adapters": "0badcafe"}',
+     "adapters.safetensors is not the file that .*done.json tells of; copy both again"),
 ])
 def test_published_adapters_that_do_not_fit(run, tmp_path, done, message):
     cell = tmp_path / "published" / "graph_seed0"
@@ -180,10 +187,12 @@ def test_bad_backbone_folders(run, folder):
 def compiled():
     """A tiny run on one node, whose two programs are compiled once for the tests below."""
     config = parse(dict(
-        families=dict(listops=dict(options=dict(depths=(1,), weights=(1.0,), held_out_depth=2), buckets=(5, 13))), graph=dict(topology="1"),
-        rollout=dict(questions=2, group=2), test_questions=4, training=dict(steps=2, checkpoint_every=1, evaluate_every=100, validation_questions=2)))
+        families=dict(listops=dict(options=dict(depths=(1,), weights=(1.0,), held_out_depth=2), buckets=(5, 13))),
+        graph=dict(topology="1"), rollout=dict(questions=2, group=2), test_questions=4,
+        training=dict(steps=2, checkpoint_every=1, evaluate_every=100, validation_questions=2)))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train_run, "load_parts", lambda *_: Parts(init_backbone(tiny_config(num_hidden_layers=1), jax.random.key(0)), tokenizer(), ""))
+        patch.setattr(train_run, "load_parts", lambda *_: Parts(
+            init_backbone(tiny_config(num_hidden_layers=1), jax.random.key(0)), tokenizer(), ""))
         return Compiled(make_run(config, "listops", "graph"))
 
 
@@ -208,7 +217,8 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(compiled,
         return update(dataclasses.replace(state, bank=bank), episodes, rewards, bucket)
 
     monkeypatch.setattr(compiled, "update", broken)
-    with pytest.raises(NonFinite, match=r"step 2: the loss of node 0 \(layer 1, slot 0\) is nan; the last good checkpoint is kept: lower the learning rate"):
+    with pytest.raises(NonFinite, match=r"step 2: the loss of node 0 \(layer 1, slot 0\) is nan; "
+                                        r"the last good checkpoint is kept: lower the learning rate"):
         train(compiled, tmp_path, 0, 2)
     assert contents(tmp_path / "checkpoints") == before and checkpoint.steps(tmp_path / "checkpoints") == [1]
 
@@ -232,7 +242,8 @@ def test_a_workdir_of_another_run_is_refused_and_left_as_it_is(compiled, tmp_pat
         patch.setattr(train_run, "load_parts", lambda *_: run.parts)
         other = Compiled(make_run(parse(values), "listops", "graph"))
         patch.setattr(jax.stages.Lowered, "compile", lambda *_: pytest.fail("it must be found before any compile"))
-        with pytest.raises(checkpoint.CheckpointError, match=f"step_000001 was made with another {name}: .*give another --workdir"):
+        with pytest.raises(checkpoint.CheckpointError,
+                           match=f"step_000001 was made with another {name}: .*give another --workdir"):
             train(other, tmp_path, 0, 2)
         with pytest.raises(checkpoint.CheckpointError, match="another config.*'seed': 0.*'seed': 1"):
             train(compiled, tmp_path, 1, 2)
@@ -258,10 +269,12 @@ def test_a_damaged_checkpoint_is_named_and_an_older_one_still_serves(compiled, t
 def test_questions_too_long_are_an_error_or_counted_never_cut(compiled):
     run = compiled.run
     task = dataclasses.replace(run.task, depths=(1, 2), weights=(0.5, 0.5), held_out_depth=3)
-    with pytest.raises(TooLong, match="has [0-9]+ tokens and the largest bucket is 5.*too_long='skip' to leave such questions out and count them"):
+    with pytest.raises(TooLong, match="has [0-9]+ tokens and the largest bucket is 5.*"
+                                      "too_long='skip' to leave such questions out and count them"):
         next_batch(task, 0, 40, run.method.graph, run.parts.tokenizer, (5,), "error")
     questions, batch, cursor, skipped = next_batch(task, 0, 40, run.method.graph, run.parts.tokenizer, (5,), "skip")
     assert len(questions) == 40 and cursor == 40 + skipped and 5 < skipped < 100
-    assert {question.depth for question in questions} == {1} and (np.asarray(batch.valid).sum(axis=-1) == 4).all()  # [MAX, two digits, ]
+    assert {question.depth for question in questions} == {1}
+    assert (np.asarray(batch.valid).sum(axis=-1) == 4).all()  # [MAX, two digits, ]
     with pytest.raises(TooLong):  # every one is too long: an error all the same
         next_batch(task, 0, 2, run.method.graph, run.parts.tokenizer, (3,), "skip")

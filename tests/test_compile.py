@@ -22,10 +22,12 @@ CONFIG = tiny_config(num_hidden_layers=1)
 def lowered(topology, reads="previous", message_tokens=5):
     """StableHLO text of (rollout, update), lowered and not compiled."""
     graph = text_graph(topology, message_tokens, reads)
-    program = make_program(graph, node_slots(graph), PromptTemplate(), tokenizer(), make_sampling(tokenizer(), CONFIG.vocab_size), 3, 1)
+    program = make_program(
+        graph, node_slots(graph), PromptTemplate(), tokenizer(), make_sampling(tokenizer(), CONFIG.vocab_size), 3, 1)
     backbone = init_backbone(CONFIG, jax.random.key(0))
     bank = random_bank(CONFIG, graph.size, rank=2)
-    arguments = backbone, bank, encode_questions(TEXTS[:2], bucket=24), no_interventions(graph, 2, 3), jax.random.key(0), jnp.asarray(False)
+    arguments = (backbone, bank, encode_questions(TEXTS[:2], bucket=24), no_interventions(graph, 2, 3),
+                 jax.random.key(0), jnp.asarray(False))
     forward = jax.jit(functools.partial(rollout, program))
     episodes = jax.eval_shape(forward, *arguments)
     state = init_learner(Optimizer(), bank)
@@ -58,7 +60,10 @@ def shapes(text):
 
 @pytest.mark.parametrize("topology, reads", [("3-1", "previous"), ("2-1-1", "all")])
 def test_no_logits_for_prompt_tokens(topology, reads):
-    """Arrays over the vocabulary hold message positions only: no axis is as long as a prompt block, with or without the message."""
+    """Arrays over the vocabulary hold message positions only.
+
+    No axis is as long as a prompt block, with or without the message.
+    """
     message, vocabulary = 5, CONFIG.vocab_size
     graph = text_graph(topology, message, reads)
     for text in lowered(topology, reads):

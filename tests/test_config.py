@@ -40,7 +40,8 @@ def test_lists_become_tuples_and_sections_dataclasses():
 @pytest.mark.parametrize("changes, message", [
     (dict(nope=1), "unknown config key 'nope'; allowed here are backbone"),
     (dict(sedes=(1,)), "unknown config key 'sedes'.*did you mean 'seeds'"),
-    (dict(graph=dict(topolgy="1")), "unknown config key 'graph.topolgy'; allowed here are topology, reads, edges, slots; did you mean 'topology'"),
+    (dict(graph=dict(topolgy="1")),
+     "unknown config key 'graph.topolgy'; allowed here are topology, reads, edges, slots; did you mean 'topology'"),
     (dict(rollout=dict(questoins=1)), "'rollout.questoins'.*did you mean 'questions'"),
     (dict(families=dict(listops=dict(bucket=(1,)))), "'families.listops.bucket'.*did you mean 'buckets'"),
     (dict(graph="4-2-1"), "config.graph is '4-2-1'; give a dict with keys among topology"),

@@ -11,7 +11,8 @@ REWARDS = jnp.asarray([[1.0, 0.0, 0.0, 0.0], [1.0, 1.0, 0.0, 0.0], [1.0, 1.0, 1.
 
 def test_leave_one_out_by_hand():
     # the first episode earned 1, the mean of the other three is 0; the second earned 0, the others' mean is 1/3
-    np.testing.assert_allclose(leave_one_out(REWARDS[:2]), [[1, -1 / 3, -1 / 3, -1 / 3], [2 / 3, 2 / 3, -2 / 3, -2 / 3]], rtol=1e-6)
+    expected = [[1, -1 / 3, -1 / 3, -1 / 3], [2 / 3, 2 / 3, -2 / 3, -2 / 3]]
+    np.testing.assert_allclose(leave_one_out(REWARDS[:2]), expected, rtol=1e-6)
 
 
 def test_leave_one_out_equals_a_loop():

@@ -1,7 +1,8 @@
-"""Claim 11: the default graph learns to divide a problem within a fixed number of steps; one shared adapter of equal total rank does not.
+"""Claim 11: the default graph learns to divide a problem within a fixed number of steps.
 
-Each has the learning rate that the reference run's sweep chose for it. There, on the mixture of depths, after 80 of 200 steps the graph
-had 0.88 to 0.93 (three seeds; 0.95 to 0.98 at the end) and the shared adapter of seed 0 had 0.61.
+One shared adapter of equal total rank does not. Each has the learning rate that the reference run's sweep chose for it.
+There, on the mixture of depths, after 80 of 200 steps the graph had 0.88 to 0.93 (three seeds; 0.95 to 0.98 at the end)
+and the shared adapter of seed 0 had 0.61.
 """
 
 import jax

@@ -32,7 +32,8 @@ def run():
         keep = no_interventions(graph, BATCH, GROUP)
         texts = [TEXTS[i % len(TEXTS)] for i in range(BATCH)]
         # Functions of their own, or the trace of an earlier call would serve this one, whatever was patched since.
-        episodes = jax.jit(lambda *args: rollout(program, *args))(backbone, bank, encode_questions(texts), keep, jax.random.key(1))
+        episodes = jax.jit(lambda *args: rollout(program, *args))(
+            backbone, bank, encode_questions(texts), keep, jax.random.key(1))
         learn = jax.jit(lambda *args: update(objective, optimizer, program, *args))
         return episodes, *learn(backbone, init_learner(optimizer, bank), episodes, REWARDS)
 
@@ -71,7 +72,8 @@ def test_recomputed_layers_give_the_same_update(run):
 
 
 def test_questions_are_cut_and_joined_where_they_stand():
-    x, kv = jnp.arange(3 * 4 * 2).reshape(3, 4, 2), decoder.KV(jnp.arange(2 * 3 * 4 * 5.0).reshape(2, 3, 4, 5, 1, 1, 1)[:, :, :, :1], None, None)
+    x = jnp.arange(3 * 4 * 2).reshape(3, 4, 2)
+    kv = decoder.KV(jnp.arange(2 * 3 * 4 * 5.0).reshape(2, 3, 4, 5, 1, 1, 1)[:, :, :, :1], None, None)
     kv = dataclasses.replace(kv, k=jnp.swapaxes(kv.k, 0, 1), v=jnp.swapaxes(kv.k, 0, 1), valid=x > 3)  # k [N, L, B, g, K, T, H]
     mapped = map_questions(lambda x, kv: (x, kv), 2, x, kv)
     assert_same(mapped, (x, kv))

@@ -45,7 +45,8 @@ def oracle_episodes(program, backbone, bank, questions, key, as_read=lambda b, g
         ids = np.asarray(questions.tokens[0, b])[np.asarray(questions.valid[0, b])]
         for g in range(program.group):
             found[b, g] = reference.run(
-                program, PromptTemplate(), tokenizer(), backbone, bank, lambda view, share: ids, int(questions.index[b]), g, key, as_read(b, g), greedy)
+                program, PromptTemplate(), tokenizer(), backbone, bank, lambda view, share: ids,
+                int(questions.index[b]), g, key, as_read(b, g), greedy)
     return found
 
 

@@ -1,4 +1,7 @@
-"""Pretraining: documents state right facts and nothing of the evaluation files, the fast path equals the decoder, a tiny run learns."""
+"""Pretraining: documents state right facts and nothing of the evaluation files.
+
+The fast path equals the decoder, and a tiny run learns.
+"""
 
 import re
 import collections
@@ -14,7 +17,7 @@ import pytest
 
 from neuromas_jax.backbone.decoder import DecoderConfig, init_backbone
 from neuromas_jax.backbone.huggingface import load_backbone
-from neuromas_jax.pretrain.batches import BatchMaker, QuestionSource, ahead, deeper, pack_documents
+from neuromas_jax.pretrain.batches import DROPPED_ROWS, WRITTEN_ROWS, BatchMaker, QuestionSource, ahead, deeper, pack_documents
 from neuromas_jax.pretrain.documents import SKILLS, DocumentWriter, Mixture, corrupt
 from neuromas_jax.pretrain.forward import target_logits
 from neuromas_jax.pretrain.numbers import PERIODS, circles, place_numbers
@@ -93,14 +96,18 @@ def test_messages_hold_true_facts_in_the_asked_number(family, tokenizer, writer)
         elif pairs:
             first_labels[pairs[0][0]] += 1
         if question.parts:
-            assert view in (question.text, question.common, *(question.view("share", node) for node in range(len(question.parts))))
+            assert view in (question.text, question.common,
+                            *(question.view("share", node) for node in range(len(question.parts))))
     assert np.mean(ready) > 0.6
     assert family == "listops" or first_labels  # every family states something
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_only_what_can_be_known_is_a_target(family, tokenizer, writer):
-    """Of a message: the end, values one step from what is shown, and labels unless they were drawn for practice. No wrong value."""
+    """Of a message: the end, values one step from what is shown, and labels unless they were drawn for practice.
+
+    No wrong value.
+    """
     rng, task = random.Random(family), FAMILIES[family]()
     wrong = DocumentWriter(tokenizer, PromptTemplate(), Mixture(wrong=1.0, final_ready=0.0, focus=0.0, cut=0.0))
     far = practised = 0
@@ -191,17 +198,29 @@ def test_evaluation_rows_never_enter_the_text(tokenizer, writer):
                 text = tokenizer.decode(row[:size], keep_added=True).removeprefix("<s>").partition("<node>")[0]
                 assert normalise(text) not in rows
                 seen += size > 0
-    assert seen > 1000 and maker.counts["evaluation_rows"] == 0
+    assert seen > 1000
+    assert not any(counts[DROPPED_ROWS] or counts[WRITTEN_ROWS] for counts in maker.counts.values())
 
 
 def test_evaluation_rows_are_dropped_and_counted_even_from_a_careless_generator(writer, monkeypatch):
     source = QuestionSource({"boolean": 1.0}, {}, 0.0)
     row = FAMILIES["boolean"]().read("not ( True ) and ( True ) is")
     turns = iter(range(10**9))
-    monkeypatch.setattr(source, "draw", lambda rng: row if next(turns) % 3 == 0 else FAMILIES["boolean"]().generate("train", next(turns)))
+    other = FAMILIES["boolean"]().generate("train", 0)
+    monkeypatch.setattr(source, "draw", lambda rng: other if next(turns) % 3 else row)
     maker = BatchMaker(source, writer, 16, (112,), seed=0)
     text = " ".join(str(writer.tokenizer.decode(tokens)) for tokens in maker.batch(0)[0].tokens)
-    assert maker.counts["evaluation_rows"] > 3 and normalise(row.text) not in normalise(text)
+    assert maker.counts[0][DROPPED_ROWS] > 3 and maker.counts[0][WRITTEN_ROWS] == 0
+    assert normalise(row.text) not in normalise(text)
+
+
+def test_evaluation_rows_that_are_written_are_counted(writer, monkeypatch):
+    row = FAMILIES["boolean"]().read("not ( True ) and ( True ) is")
+    maker = BatchMaker(QuestionSource({"boolean": 1.0}, {}, 0.0), writer, 16, (112,), seed=0)
+    document = writer.write(row, random.Random(0))
+    monkeypatch.setattr(maker, "_draw", lambda rng, counts: document)
+    maker.batch(7)
+    assert maker.counts[7][WRITTEN_ROWS] == 16
 
 
 def test_boolean_training_stays_away_from_the_length_of_the_file():
@@ -281,8 +300,8 @@ def test_numbers_start_on_circles(tokenizer):
 
 def test_a_tiny_run_learns_resumes_and_exports(tmp_path, monkeypatch):
     """30 steps lower the loss; a run cut after 10 steps ends with the same weights as a straight one."""
-    export, again = tmp_path / "export", tmp_path / "again"
-    summary = train(small_config(export=str(export)), tmp_path / "run")
+    export, again = tmp_path / "run" / "export", tmp_path / "cut" / "export"
+    summary = train(small_config(), tmp_path / "run")
     log = [json.loads(line) for line in (export / "pretrain_log.jsonl").read_text().splitlines()]
     assert log[-1]["loss"] < 0.8 * log[0]["loss"] and log[-1]["step"] == 30
     assert set(summary["skills"]) == set(FAMILIES) and json.loads((export / "skills.json").read_text()) == summary
@@ -292,7 +311,7 @@ def test_a_tiny_run_learns_resumes_and_exports(tmp_path, monkeypatch):
     assert {path.name for path in export.iterdir()} == {
         "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "pretrain_log.jsonl", "skills.json"}
 
-    config = small_config(export=str(again))
+    config = small_config()
     whole = BatchMaker.batch
     with monkeypatch.context() as patch:
         # Stops three steps after a checkpoint, as a kill would.
@@ -305,7 +324,7 @@ def test_a_tiny_run_learns_resumes_and_exports(tmp_path, monkeypatch):
     steps = [json.loads(line)["step"] for line in (again / "pretrain_log.jsonl").read_text().splitlines()]
     assert steps == [5, 10, 15, 20, 25, 30]
     with pytest.raises(ValueError, match="another config"):
-        train(small_config(seed=1, export=str(again)), tmp_path / "run")
+        train(small_config(seed=1), tmp_path / "run")
 
 
 def _stop():

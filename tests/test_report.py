@@ -16,7 +16,8 @@ ACCURACY = {"graph": 0.95, "graph_untrained": 0.1, "graph_shared_adapter": 0.3, 
 
 def configure(**changes):
     families = dict(listops=dict(), boolean=dict(files=("boolean_expressions",), adapters="elsewhere"))
-    return parse(dict(families=families, methods=METHODS, seeds=(0, 1, 2), sweep=dict(learning_rates=(1e-3, 3e-3, 6e-3)), **changes))
+    return parse(dict(families=families, methods=METHODS, seeds=(0, 1, 2),
+                      sweep=dict(learning_rates=(1e-3, 3e-3, 6e-3)), **changes))
 
 
 def record(method="graph", seed=0, family="listops", name=None, depth=3, n=100, **changes):
@@ -24,7 +25,8 @@ def record(method="graph", seed=0, family="listops", name=None, depth=3, n=100, 
     low, high = wilson(round(accuracy * n), n)
     return {
         "method": method, "topology": "4-2-1", "family": family, "set": name or family, "depth": depth, "seed": seed, "n": n,
-        "accuracy": accuracy, "low": low, "high": high, "chance": 0.1, "majority": 0.15, "shallow": 0.2, "shallow_rule": "last | word",
+        "accuracy": accuracy, "low": low, "high": high,
+        "chance": 0.1, "majority": 0.15, "shallow": 0.2, "shallow_rule": "last | word",
         "format_rate": 1.0, "truncated": 1.0, "top_answer_share": 0.14, "too_long": 0, "calls": 7,
         "rounds": 7 if method == "chain_equal_calls" else 3, "tokens": 14.0,
         "trainable_parameters": 0 if method == "graph_untrained" else 1000,
@@ -33,7 +35,8 @@ def record(method="graph", seed=0, family="listops", name=None, depth=3, n=100, 
 
 
 def everything(seeds=(0, 1, 2)):
-    places = [("listops", None, 2), ("listops", None, 3), ("listops", "listops_held_out", 4), ("boolean", "bbh_boolean_expressions", None)]
+    places = [("listops", None, 2), ("listops", None, 3), ("listops", "listops_held_out", 4),
+              ("boolean", "bbh_boolean_expressions", None)]
     return [record(method, seed, family, name, depth) for method in METHODS for seed in seeds for family, name, depth in places]
 
 
@@ -52,7 +55,8 @@ def write_cell(folder, records, done=None, episodes=""):
 
 @pytest.fixture
 def workdir(tmp_path):
-    episodes = "".join(f"== step {step}, question 7, episode 0\n  node 0 (layer 1): ...A -> A {step}\n\n" for step in (1, 50, 100))
+    episodes = "".join(
+        f"== step {step}, question 7, episode 0\n  node 0 (layer 1): ...A -> A {step}\n\n" for step in (1, 50, 100))
     for seed in (0, 1):
         folder = tmp_path / "train/listops" / f"graph_seed{seed}"
         write_cell(folder, [metric(1, ["A"] * 7), metric(100, ["A", "B", "-", "", "E", "F", "X Y Z W V U"])],
@@ -60,7 +64,8 @@ def workdir(tmp_path):
     write_cell(tmp_path / "train/listops/chain_equal_calls_seed0", [metric(1, ["A"] * 7)])
     write_cell(tmp_path / "train/listops/single_equal_tokens_seed0", [])  # begun, nothing written yet
     for rate, validation in ((1e-3, 0.5), (3e-3, 0.8), (6e-3, 0.8)):
-        write_cell(tmp_path / "sweep/listops" / f"graph_seed100_lr{rate:g}", [], {"validation": validation, "learning_rate": rate})
+        write_cell(tmp_path / "sweep/listops" / f"graph_seed100_lr{rate:g}", [],
+                   {"validation": validation, "learning_rate": rate})
     write_cell(tmp_path / "sweep/listops/chain_equal_calls_seed100_lr0.001", [], {"validation": 0.4, "learning_rate": 1e-3})
     return tmp_path
 
@@ -77,7 +82,8 @@ def test_report(workdir):
     assert "A 50" in report and "A 100" in report and "A 1\n" not in report
     assert "listops (held out), depth 4" in shown and "BBH boolean_expressions" in shown
     pictures = {path.name for path in workdir.glob("*.png")}
-    assert pictures == {"results_listops.png", "results_boolean.png", "curves_listops.png", "labels_listops.png", "graph_listops.png"}
+    assert pictures == {
+        "results_listops.png", "results_boolean.png", "curves_listops.png", "labels_listops.png", "graph_listops.png"}
     assert all(path.stat().st_size < 200_000 and path.name in report for path in workdir.glob("*.png"))
 
 
@@ -109,7 +115,8 @@ def test_readme_table(tmp_path):
     assert [one.title for one in headline(gather(everything()))] == ["listops, depth 3", "BBH boolean_expressions"]
     text = readme_table(everything())
     row = next(line for line in text.splitlines() if "depth 3" in line)
-    assert row.startswith("| listops, depth 3 (n 100, 3 seeds) | 94.0 [90.7, 96.2] | 10.0 | 29.0 |") and "89.0 [85.0, 92.1]" in row
+    assert row.startswith("| listops, depth 3 (n 100, 3 seeds) | 94.0 [90.7, 96.2] | 10.0 | 29.0 |")
+    assert "89.0 [85.0, 92.1]" in row
     readme = tmp_path / "README.md"
     readme.write_text("before\n<!-- results -->\nold\n<!-- /results -->\nafter\n")
     for _ in range(2):

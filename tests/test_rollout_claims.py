@@ -23,16 +23,20 @@ def lengths(episodes):
 
 def run(scene, interventions=None, bank=None, key=KEY):
     keep = scene.keep if interventions is None else interventions
-    return roll(scene.program, scene.backbone, scene.bank if bank is None else bank, scene.questions, keep, key, jnp.asarray(False))
+    return roll(scene.program, scene.backbone, scene.bank if bank is None else bank, scene.questions, keep, key,
+                jnp.asarray(False))
 
 
 def forced_lengths(scene):
     """Every node forced: messages of 0 to M words, some ended by the end token and some cut."""
     shape = scene.keep.given_length.shape
     length = jnp.asarray(np.arange(np.prod(shape)).reshape(shape) % (scene.program.graph.message_tokens + 1), jnp.int32)
-    words = [i for i in range(scene.backbone.config.vocab_size) if i not in scene.program.sampling.forbidden and i != scene.program.sampling.end_id]
+    sampling = scene.program.sampling
+    words = [i for i in range(scene.backbone.config.vocab_size) if i not in sampling.forbidden and i != sampling.end_id]
     given = np.random.default_rng(0).choice(words, scene.keep.given.shape).astype(np.int32)
-    return dataclasses.replace(scene.keep, force=jnp.ones_like(scene.keep.force), given=jnp.asarray(given), given_length=length), length
+    forced = dataclasses.replace(
+        scene.keep, force=jnp.ones_like(scene.keep.force), given=jnp.asarray(given), given_length=length)
+    return forced, length
 
 
 def full_forward(scene, episodes):
@@ -143,7 +147,8 @@ def test_a_slot_touches_only_its_own_nodes(scene, gradients, slots):
         for old, new in zip(jax.tree.leaves(gradient), jax.tree.leaves(new_gradient)):
             others = [other for other in range(count) if other != slot]
             np.testing.assert_allclose(np.asarray(new)[others], np.asarray(old)[others], atol=1e-6)
-        assert max(float(jnp.abs(x[slot] - y[slot]).max()) for x, y in zip(jax.tree.leaves(gradient), jax.tree.leaves(new_gradient))) > 1e-4
+        assert max(float(jnp.abs(x[slot] - y[slot]).max())
+                   for x, y in zip(jax.tree.leaves(gradient), jax.tree.leaves(new_gradient))) > 1e-4
 
 
 def test_an_episode_does_not_depend_on_its_place_in_the_batch(scene):

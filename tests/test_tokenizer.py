@@ -68,7 +68,9 @@ def test_any_text_comes_back(tokenizer, text):
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.lists(st.one_of(st.sampled_from([*CONTROL_TOKENS, "<", ">", " ", "\n", "7", "<think>"]), st.text(max_size=3))).map("".join))
+@given(st.lists(st.one_of(
+    st.sampled_from([*CONTROL_TOKENS, "<", ">", " ", "\n", "7", "<think>"]), st.text(max_size=3),
+)).map("".join))
 def test_untrusted_text_never_yields_a_control_token(tokenizer, text):
     assert not tokenizer.added_ids.intersection(tokenizer.encode(text))
 
@@ -91,7 +93,8 @@ def test_auto_tokenizer_gives_the_same_ids(folder, tokenizer):
 def test_added_tokens_that_are_not_special_are_not_recognised_either(folder):
     definition = json.loads((folder / "tokenizer.json").read_text())
     size = len(definition["model"]["vocab"])
-    extra = {"id": size, "content": "<think>", "single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": False}
+    extra = {"id": size, "content": "<think>", "single_word": False, "lstrip": False, "rstrip": False,
+             "normalized": False, "special": False}
     definition["added_tokens"].append(extra)
     tokenizer = FileTokenizer(definition, "</s>", None)
     assert tokenizer.encode_template("<think>") == [size]

@@ -108,7 +108,10 @@ def headline(sets: list[SetResults]) -> list[SetResults]:
 
 
 def difference(first: Pool, second: Pool) -> tuple[float, float, float]:
-    """Pooled accuracy of the first minus the second's, with Newcombe's 95 % interval (his method 10: from two Wilson intervals)."""
+    """Pooled accuracy of the first minus the second's, with Newcombe's 95 % interval.
+
+    The interval is his method 10: from two Wilson intervals.
+    """
     p, q = first.right / first.n, second.right / second.n
     (low_p, high_p), (low_q, high_q) = first.interval, second.interval
     return p - q, p - q - math.hypot(p - low_p, high_q - q), p - q + math.hypot(high_p - p, q - low_q)
@@ -122,11 +125,14 @@ def read_records(path: Path) -> list[dict]:
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         try:
             record = json.loads(line)
-            missing = {"method", "set", "depth", "seed", "n", "accuracy", "majority", "shallow", "trainable_parameters"} - set(record)
+            missing = {"method", "set", "depth", "seed", "n", "accuracy", "majority", "shallow",
+                       "trainable_parameters"} - set(record)
         except (ValueError, TypeError) as error:
-            raise ValueError(f"{path}, line {number}: not a record ({error}); run the experiment's command again to rewrite the file") from error
+            raise ValueError(f"{path}, line {number}: not a record ({error}); "
+                             "run the experiment's command again to rewrite the file") from error
         if missing:
-            raise ValueError(f"{path}, line {number}: no field {sorted(missing)[0]!r}; run the experiment's command again to rewrite the file")
+            raise ValueError(f"{path}, line {number}: no field {sorted(missing)[0]!r}; "
+                             "run the experiment's command again to rewrite the file")
         records.append(record)
     return records
 

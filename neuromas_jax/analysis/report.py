@@ -12,15 +12,15 @@ from neuromas_jax.train.metrics import read_metrics
 
 LEGEND = """\
 - Accuracy is the mean over seeds; each seed's value stands beside it, so that the spread between seeds can be seen.
-- The 95 % interval is Wilson's, on the answers of all seeds pooled. It holds the backbone and the questions fixed: every seed is asked the
-  same questions of the same backbone, and only training differs. It does not cover other backbones or question sets. Where nothing is
-  trained, all seeds are one system and count once.
+- The 95 % interval is Wilson's, on the answers of all seeds pooled. It holds the backbone and the questions fixed: every seed
+  is asked the same questions of the same backbone, and only training differs. It does not cover other backbones or question
+  sets. Where nothing is trained, all seeds are one system and count once.
 - `n`: questions per seed. `calls`, `rounds` (calls that must wait for each other) and `tokens` (written) are per question.
 - `format`: answers that could be read. `top answer`: share of the most frequent answer.
-- `truncated`: readout messages that hit their limit without an end token. A message of exactly one fact fills its limit, so for one-fact
-  messages 100 % is normal and means nothing bad.
-- Chance is a uniform guess, majority the most frequent answer of the set. The shallow rule is the best that looks only at the surface of a
-  question (words, length, parity); it is fitted on other questions of the same kind, at a held-out depth too."""
+- `truncated`: readout messages that hit their limit without an end token. A message of exactly one fact fills its limit, so
+  for one-fact messages 100 % is normal and means nothing bad.
+- Chance is a uniform guess, majority the most frequent answer of the set. The shallow rule is the best that looks only at the
+  surface of a question (words, length, parity); it is fitted on other questions of the same kind, at a held-out depth too."""
 
 SHORT = {
     "graph": "graph", "graph_untrained": "untrained", "graph_shared_adapter": "shared", "graph_blanked": "blanked",
@@ -66,7 +66,8 @@ def opening(config: Config, records: list[dict]) -> str:
     found = {(record.get("family"), record["method"], record["seed"]) for record in records}
     wanted = len(config.families) * len(config.methods) * len(config.seeds)
     text = (f"Graph `{config.graph.topology}` on the backbone `{config.backbone}`, {config.training.steps} training steps of "
-            f"{config.rollout.questions} questions x {config.rollout.group} episodes, seeds {', '.join(map(str, seeds)) or 'none yet'}.")
+            f"{config.rollout.questions} questions x {config.rollout.group} episodes, "
+            f"seeds {', '.join(map(str, seeds)) or 'none yet'}.")
     return text + (f" **Partial: {len(found)} of {wanted} evaluations are done.**" if len(found) < wanted else "")
 
 
@@ -85,17 +86,21 @@ def family_section(config: Config, workdir: Path, family: str, sets: list[SetRes
     lines += sweep_section(trained.sweep)
     if trained.metrics:
         lines += [f"### Training on {family}", ""]
-        lines += picture(plots.draw_curves(workdir / f"curves_{family}.png", family, trained.metrics), f"learning curves on {family}")
+        lines += picture(plots.draw_curves(workdir / f"curves_{family}.png", family, trained.metrics),
+                         f"learning curves on {family}")
     if runs := trained.graph():
         graph = make_method("graph", config, config.families[family]).graph
         lines += labour(graph, runs)
-        lines += picture(plots.draw_labels(workdir / f"labels_{family}.png", family, graph, runs), f"label of each node over training on {family}")
-        lines += ["The graph of the first seed at its last evaluation: in the circle the node's commonest label; below it that label's share, "
-                  "the entropy of its tokens, and the change of accuracy when its message is blanked, which also sets the width of its edges. "
+        lines += picture(plots.draw_labels(workdir / f"labels_{family}.png", family, graph, runs),
+                         f"label of each node over training on {family}")
+        lines += ["The graph of the first seed at its last evaluation: in the circle the node's commonest label; "
+                  "below it that label's share, the entropy of its tokens, and the change of accuracy when its message "
+                  "is blanked, which also sets the width of its edges. "
                   f"The change is measured on {config.rollout.questions} validation questions, so it is coarse.", ""]
         lines += picture(plots.draw_graph(workdir / f"graph_{family}.png", family, graph, runs), f"the trained graph on {family}")
     if trained.episodes:
-        lines += ["Two whole episodes of the graph from the end of training:", "", "```text", "\n\n".join(trained.episodes), "```", ""]
+        lines += ["Two whole episodes of the graph from the end of training:", "",
+                  "```text", "\n\n".join(trained.episodes), "```", ""]
     return lines
 
 
@@ -145,8 +150,9 @@ def same(pool: Pool, field: str, form=str) -> str:
 def set_section(one: SetResults) -> list[str]:
     """Table of one evaluation set, and the graph against each of the others."""
     facts = one.facts
-    text = (f"n {facts['n']} per seed · chance {percent(facts['chance'])} % · majority {percent(facts['majority'])} % · best shallow rule "
-            f"{percent(facts['shallow'])} %" + (f" ({facts['shallow_rule']})" if facts.get("shallow_rule") else ""))
+    text = (f"n {facts['n']} per seed · chance {percent(facts['chance'])} % · majority {percent(facts['majority'])} % · "
+            f"best shallow rule {percent(facts['shallow'])} %"
+            + (f" ({facts['shallow_rule']})" if facts.get("shallow_rule") else ""))
     if facts.get("too_long"):
         text += f" · left out as too long: {facts['too_long']}"
     rows = []
@@ -154,8 +160,8 @@ def set_section(one: SetResults) -> list[str]:
         rows.append([
             pool.method, same(pool, "topology"), same(pool, "calls"), same(pool, "rounds"), f"{pool.mean('tokens'):.1f}",
             same(pool, "trainable_parameters", "{:,}".format), same(pool, "learning_rate", "{:g}".format), percent(pool.mean()),
-            ", ".join(percent(value) for value in pool.seeds().values()), between(*pool.interval), percent(pool.mean("format_rate")),
-            percent(pool.mean("truncated")), percent(pool.mean("top_answer_share")),
+            ", ".join(percent(value) for value in pool.seeds().values()), between(*pool.interval),
+            percent(pool.mean("format_rate")), percent(pool.mean("truncated")), percent(pool.mean("top_answer_share")),
         ])
     header = ["method", "topology", "calls", "rounds", "tokens", "parameters", "lr", "accuracy %", "by seed", "95 %", "format %",
               "truncated %", "top answer %"]
@@ -172,9 +178,10 @@ def comparison(one: SetResults) -> list[str]:
     for pool in others:
         gap, low, high = difference(graph, pool)
         by_seed = [f"{100 * (value - pool.seeds()[seed]):+.1f}" for seed, value in graph.seeds().items() if seed in pool.seeds()]
-        rows.append([f"graph − {pool.method}", f"{100 * gap:+.1f}", f"[{100 * low:+.1f}, {100 * high:+.1f}]", ", ".join(by_seed) or "–",
-                     f"{same(graph, 'rounds')} against {same(pool, 'rounds')}"])
-    return ["Differences in points, with Newcombe's 95 % interval from the pooled counts (as if the two sets of answers were independent):", "",
+        rows.append([f"graph − {pool.method}", f"{100 * gap:+.1f}", f"[{100 * low:+.1f}, {100 * high:+.1f}]",
+                     ", ".join(by_seed) or "–", f"{same(graph, 'rounds')} against {same(pool, 'rounds')}"])
+    return ["Differences in points, with Newcombe's 95 % interval from the pooled counts "
+            "(as if the two sets of answers were independent):", "",
             *table(["difference", "points", "95 %", "by seed", "rounds"], rows)]
 
 
@@ -188,9 +195,11 @@ def sweep_section(sweep: dict[str, dict[float, float]]) -> list[str]:
         found = sweep[method]
         chosen = -max((accuracy, -rate) for rate, accuracy in found.items())[1] if len(found) == len(rates) else None
         row = ["–" if rate not in found else percent(found[rate]) for rate in rates]
+        at_edge = len(rates) > 2 and chosen in (rates[0], rates[-1])
         rows.append([method, *(f"**{value}**" if rate == chosen else value for rate, value in zip(rates, row)),
-                     "unfinished" if chosen is None else "edge of the sweep" if len(rates) > 2 and chosen in (rates[0], rates[-1]) else ""])
-    return ["### Swept learning rates", "", "Validation accuracy (%) of the sweep, on a seed that is not reported; the rate in bold was taken.", "",
+                     "unfinished" if chosen is None else "edge of the sweep" if at_edge else ""])
+    return ["### Swept learning rates", "",
+            "Validation accuracy (%) of the sweep, on a seed that is not reported; the rate in bold was taken.", "",
             *table(["method", *(f"{rate:g}" for rate in rates), ""], rows)]
 
 
@@ -203,8 +212,9 @@ def labour(graph, runs: dict[int, list[dict]]) -> list[str]:
         return len({record["nodes"]["label"][node] for node in graph.nodes(0)} - set(plots.UNLABELLED))
 
     counts = [f"seed {seed}: {different(records[0])} → {different(records[-1])}" for seed, records in runs.items()]
-    return [f"Different labels among the {graph.layers[0].width} nodes of the first layer, from the first evaluation to the last: "
-            f"{'; '.join(counts)}. In the pictures `empty` is a message without a word, `bare` one with a value and no label.", ""]
+    return [f"Different labels among the {graph.layers[0].width} nodes of the first layer, "
+            f"from the first evaluation to the last: {'; '.join(counts)}. "
+            "In the pictures `empty` is a message without a word, `bare` one with a value and no label.", ""]
 
 
 def terminal_table(sets: list[SetResults]) -> str:
@@ -216,5 +226,6 @@ def terminal_table(sets: list[SetResults]) -> str:
     rows = [[one.title, str(one.facts["n"]), *(percent(one.pools[m].mean()) if m in one.pools else "-" for m in methods),
              percent(one.facts["majority"]), percent(one.facts["shallow"])] for one in sets]
     widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
-    return "\n".join("  ".join(cell.ljust(width) if i == 0 else cell.rjust(width) for i, (cell, width) in enumerate(zip(row, widths)))
-                     for row in [header, *rows])
+    return "\n".join(
+        "  ".join(cell.ljust(width) if i == 0 else cell.rjust(width) for i, (cell, width) in enumerate(zip(row, widths)))
+        for row in [header, *rows])

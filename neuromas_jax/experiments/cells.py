@@ -1,4 +1,7 @@
-"""Cells of an experiment: one training (or sweep trial) each, in a folder of its own, done once, by whichever process takes it."""
+"""Cells of an experiment: one training (or sweep trial) each, in a folder of its own.
+
+Each is done once, by whichever process takes it.
+"""
 
 import contextlib
 import dataclasses

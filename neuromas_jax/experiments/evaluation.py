@@ -33,7 +33,8 @@ class EvaluationSet:
     def bars(self) -> dict:
         """Accuracy of a uniform guess, of the most frequent answer, and of the best shallow rule, with that rule's name."""
         rule = bar(self.questions, self.task)
-        return {"chance": self.task.chance, "majority": majority(self.questions).accuracy, "shallow": rule.accuracy, "shallow_rule": rule.rule}
+        return {"chance": self.task.chance, "majority": majority(self.questions).accuracy,
+                "shallow": rule.accuracy, "shallow_rule": rule.rule}
 
 
 def evaluation_sets(config: Config, family_name: str) -> dict[tuple, EvaluationSet]:
@@ -71,8 +72,9 @@ def evaluate_method(compiled: Compiled, bank, sets: dict, family: str, seed: int
         low, high = scores.interval
         records.append({
             "method": method.name, "topology": str(method.graph), "family": family, "set": chosen.name, "depth": chosen.depth,
-            "seed": seed, "n": scores.n, "accuracy": scores.accuracy, "low": low, "high": high, **chosen.bars, "format_rate": scores.format_rate,
-            "truncated": scores.truncated, "top_answer_share": scores.top_answer_share, "too_long": scores.too_long,
+            "seed": seed, "n": scores.n, "accuracy": scores.accuracy, "low": low, "high": high, **chosen.bars,
+            "format_rate": scores.format_rate, "truncated": scores.truncated,
+            "top_answer_share": scores.top_answer_share, "too_long": scores.too_long,
             "calls": method.calls, "rounds": method.rounds, "tokens": scores.tokens,
             "trainable_parameters": compiled.run.trainable_parameters if method.trained_as else 0, "learning_rate": learning_rate,
         })

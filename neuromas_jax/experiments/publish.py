@@ -2,9 +2,9 @@
 
     python -m neuromas_jax.experiments.publish runs/reference results/reference
 
-Results, report and plots; of every trained cell its summary; the graphs' adapters; and for the families below, which the quickstart
-evaluates, the adapters of the graph's rivals. Checkpoints, events and metrics stay behind. An unfinished experiment goes on from a
-copy of the published folder: finished cells are not done again.
+Results, report and plots; of every trained cell its summary; the graphs' adapters; and for the families below, which the
+quickstart evaluates, the adapters of the graph's rivals. Checkpoints, events and metrics stay behind. An unfinished
+experiment goes on from a copy of the published folder: finished cells are not done again.
 """
 
 from pathlib import Path

@@ -114,7 +114,8 @@ def finished(cell: Cell, stage: str, config: Config, workdir: Path) -> bool:
         return False
     mine = identity(make_run(config, cell.family, cell.method, cell.learning_rate), cell.seed)
     if done.get("made_with") != mine:
-        raise ValueError(f"{folder} was trained by another config or on another backbone (checksum {done.get('made_with')}, here {mine}); "
+        raise ValueError(f"{folder} was trained by another config or on another backbone "
+                         f"(checksum {done.get('made_with')}, here {mine}); "
                          "give another --workdir, or the config and backbone that made it")
     if done["steps"] > cell.steps:
         raise ValueError(f"{folder} was trained for {done['steps']} steps, this config asks for {cell.steps}; "
@@ -174,7 +175,8 @@ def load_adapters(folder: Path, run: Run, seed: int) -> dict:
             found = bank[site][name]
             if found is None or found.shape != value.shape:
                 raise ValueError(
-                    f"{path} does not fit: {site}.{name} is {None if found is None else found.shape}, this graph needs {value.shape}; "
+                    f"{path} does not fit: {site}.{name} is {None if found is None else found.shape}, "
+                    f"this graph needs {value.shape}; "
                     "use the graph, ranks and backbone that these adapters were trained with"
                 )
     return jax.tree.map(jax.numpy.asarray, bank)
@@ -217,7 +219,8 @@ def plan_evaluation(config: Config, workdir: Path, family: str, method: str, see
         if trained is None:
             return None
     belongs = {"made_with": identity(run, seed), "adapters": trained.get("adapters"), "test_questions": config.test_questions}
-    return Evaluation(run, workdir / "evaluation" / family / f"{method}_seed{seed}", source, trained.get("learning_rate"), belongs)
+    return Evaluation(run, workdir / "evaluation" / family / f"{method}_seed{seed}", source,
+                      trained.get("learning_rate"), belongs)
 
 
 def evaluate_family(config: Config, workdir: Path, family: str) -> None:
@@ -253,7 +256,10 @@ def report(config: Config, workdir: Path) -> str:
 
 
 def run_workers(config: Config, workdir: Path, arguments: list[str]) -> str:
-    """Runs the experiment in `config.workers` processes: this one, and others started with the same flags. Returns the short table.
+    """Runs the experiment in `config.workers` processes: this one, and others started with the same flags.
+
+    Returns:
+      The short table.
 
     Raises:
       RuntimeError: another worker failed; its log is named.

@@ -69,7 +69,8 @@ class TextGraph:
                 allowed = f"0 to {number - 1}" if number else "none (the first layer reads only the question)"
                 raise ValueError(f"{name} reads layer {wrong[0]}, itself or a later one; allowed are {allowed}")
             if number and not layer.reads:
-                raise ValueError(f"{name} reads no layer, so nothing before it can reach it; let it read one of 0 to {number - 1}")
+                raise ValueError(f"{name} reads no layer, so nothing before it can reach it; "
+                                 f"let it read one of 0 to {number - 1}")
             if layer.edges is not None:
                 senders = sum(self.layers[source].width for source in layer.reads)
                 shape = (len(layer.edges), sorted({len(row) for row in layer.edges}))
@@ -178,7 +179,8 @@ def text_graph(
     def per_layer(name, value, single):
         values = [value] * len(widths) if isinstance(value, single) else list(value)
         if len(values) != len(widths):
-            raise ValueError(f"{name} has {len(values)} entries for the {len(widths)} layers of {topology}; give one, or one per layer")
+            raise ValueError(f"{name} has {len(values)} entries for the {len(widths)} layers of {topology}; "
+                             "give one, or one per layer")
         return values
 
     if isinstance(reads, str):
@@ -216,7 +218,8 @@ def node_slots(graph: TextGraph, sharing: str | Sequence[int] = "per_node") -> t
         return named[sharing]
     slots = tuple(int(slot) for slot in sharing)
     if len(slots) != graph.size:
-        raise ValueError(f"the slot map has {len(slots)} entries; {graph} has {graph.size} nodes, so give {graph.size} slot numbers")
+        raise ValueError(f"the slot map has {len(slots)} entries; "
+                         f"{graph} has {graph.size} nodes, so give {graph.size} slot numbers")
     if sorted(set(slots)) != list(range(max(slots) + 1)):
         raise ValueError(f"the slot map {slots} leaves slots out; number them 0 to {len(set(slots)) - 1}")
     return slots

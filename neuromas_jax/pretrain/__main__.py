@@ -6,7 +6,8 @@ from ml_collections import config_flags
 from neuromas_jax.pretrain.train import train
 
 _CONFIG = config_flags.DEFINE_config_file("config", "configs/embedded_backbone.py", "The run, as an ml_collections file.")
-_WORKDIR = flags.DEFINE_string("workdir", "runs/embedded_backbone", "Where checkpoints and the log go; a second call goes on there.")
+_WORKDIR = flags.DEFINE_string(
+    "workdir", "runs/embedded_backbone", "Where checkpoints and the log go; a second call goes on there.")
 
 
 def main(arguments):

@@ -43,13 +43,14 @@ class Mixture:
 
 @dataclasses.dataclass(frozen=True)
 class Document:
-    """tokens: ids. weights: loss weight of each id as the target of the ids before it.
+    """tokens: ids. weights: loss weight of each id as the target of the ids before it. view: the question's text in it.
 
     probe: span `[start, stop)` of the last fact's value, for skill documents.
     """
 
     tokens: list[int]
     weights: list[float]
+    view: str
     probe: tuple[int, int] = (0, 0)
 
 
@@ -83,7 +84,7 @@ class DocumentWriter:
         if final:
             page.fact(question.facts[-1])
         page.end()
-        return Document(page.tokens, page.weights)
+        return Document(page.tokens, page.weights, page.view)
 
     def skill(self, question: Question, skill: str, rng: random.Random) -> Document | None:
         """A document that ends with one fact, to measure whether its value is known once the label stands there.
@@ -114,7 +115,7 @@ class DocumentWriter:
         page.fact(fact)
         probe = (len(page.tokens) - len(self.text(fact.value)), len(page.tokens))
         page.end()
-        return Document(page.tokens, page.weights, probe)
+        return Document(page.tokens, page.weights, page.view, probe)
 
     def text(self, text: str) -> list[int]:
         """Ids of a word that no template holds."""
@@ -134,7 +135,7 @@ class _Page:
     """A document while it is written, and what a reader of it can know."""
 
     def __init__(self, writer: DocumentWriter, question: Question, view: str, rng: random.Random):
-        self.writer, self.question, self.rng = writer, question, rng
+        self.writer, self.question, self.view, self.rng = writer, question, view, rng
         self.tokens: list[int] = []
         self.weights: list[float] = []
         self.shown: set[str] = set()  # labels that stand in the text with their true value

@@ -1,8 +1,8 @@
 """Where the embeddings of numbers start: on circles, so that adding is turning.
 
-A token's vector holds, for each period p, the point at the angle 2 pi n / p of a number n; the other entries stay random. Sums
-and differences are learned in fewer steps from there. After the Fourier features of FoNE (Zhou et al., arXiv 2502.09741); the periods
-are ours.
+A token's vector holds, for each period p, the point at the angle 2 pi n / p of a number n; the other entries stay random.
+Sums and differences are learned in fewer steps from there. After the Fourier features of FoNE (Zhou et al.,
+arXiv 2502.09741); the periods are ours.
 """
 
 import dataclasses

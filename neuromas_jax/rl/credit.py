@@ -9,7 +9,10 @@ from jaxtyping import Array, Bool, Float
 
 
 def leave_one_out(rewards: Float[Array, "B G"]) -> Float[Array, "B G"]:
-    """Reward minus the mean of the group's other episodes (Kool et al. 2019; Ahmadian et al. 2024). Not divided by a deviation."""
+    """Reward minus the mean of the group's other episodes (Kool et al. 2019; Ahmadian et al. 2024).
+
+    Not divided by a deviation.
+    """
     group = rewards.shape[-1]
     others = (rewards.sum(axis=-1, keepdims=True) - rewards) / (group - 1)
     return rewards - others

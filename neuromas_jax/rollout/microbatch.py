@@ -1,7 +1,7 @@
 """Reading a batch a few questions at a time: the working set stays small, the result is the same to rounding.
 
-A microbatch bounds what prefill and backward pass hold at once. It is the knob that trades time for memory on an accelerator; on a
-CPU one question of a small model at a time is the default.
+A microbatch bounds what prefill and backward pass hold at once. It is the knob that trades time for memory on an
+accelerator; on a CPU one question of a small model at a time is the default.
 """
 
 from collections.abc import Callable

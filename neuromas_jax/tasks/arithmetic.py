@@ -1,7 +1,7 @@
 """Arithmetic in the wording of BBH multistep_arithmetic_two: `((-1 + 2 + 9 * 5) - (-2 + -4 + -4 * -7)) =`.
 
 Two brackets of k operands from -9 to 9, usual precedence, chains from the left. A partial solution does not help. Drawn are
-only questions whose values stay within two digits, as those of 169 of the file's 250 rows do; `read` takes any.
+only questions whose values have two digits at most, which the embedded tokenizer writes as one word; `read` takes any.
 Wording after Suzgun et al., BIG-Bench Hard (2022).
 """
 

@@ -101,7 +101,8 @@ def shared_block(
     tail, tail_valid = padded(prompt.tails)
     shape = (nodes, batch, tail.shape[-1])
     tokens = jnp.concatenate([start, question, jnp.broadcast_to(jnp.asarray(tail)[:, None], shape)], axis=-1)
-    keep = jnp.concatenate([jnp.ones_like(start, bool), valid, jnp.broadcast_to(jnp.asarray(tail_valid)[:, None], shape)], axis=-1)
+    keep = jnp.concatenate(
+        [jnp.ones_like(start, bool), valid, jnp.broadcast_to(jnp.asarray(tail_valid)[:, None], shape)], axis=-1)
     tokens, keep = pack(tokens, keep, tokens.shape[-1])
     return tokens[:, :, None], keep[:, :, None]
 

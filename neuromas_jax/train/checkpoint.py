@@ -1,4 +1,7 @@
-"""Checkpoints: adapters, optimizer moments, key, data cursor, step, config, graph and lineage, by Orbax v1. Orbax stays in here."""
+"""Checkpoints, by Orbax v1: adapters, optimizer moments, key, data cursor, step, config, graph and lineage.
+
+Orbax stays in here.
+"""
 
 import json
 from pathlib import Path
@@ -41,7 +44,8 @@ def describe(folder: Path, step: int) -> dict:
     try:
         return ocp.metadata(path.resolve()).custom_metadata
     except Exception as error:  # Orbax raises whatever its file readers raise
-        raise CheckpointError(f"checkpoint {path} cannot be read ({error}); remove that folder to go on from an older one") from error
+        raise CheckpointError(f"checkpoint {path} cannot be read ({error}); "
+                              "remove that folder to go on from an older one") from error
 
 
 def restore(folder: Path, like, description: dict):
@@ -59,7 +63,8 @@ def restore(folder: Path, like, description: dict):
     step, path = found[-1], folder / f"step_{found[-1]:06d}"
     stored = describe(folder, step)
     if not stored or set(description) - set(stored):
-        raise CheckpointError(f"checkpoint {path} does not say what it belongs to, so it is damaged; remove that folder to go on from an older one")
+        raise CheckpointError(f"checkpoint {path} does not say what it belongs to, so it is damaged; "
+                              "remove that folder to go on from an older one")
     for name, value in description.items():
         if fingerprint({name: value}) != fingerprint({name: stored.get(name)}):
             raise CheckpointError(

@@ -83,7 +83,9 @@ def majority(verdicts: list[Verdict]) -> Verdict:
     return next(verdict for verdict in verdicts if verdict.answer == winner and verdict.outcome != "malformed")
 
 
-def evaluate(compiled: Compiled, bank, questions, key, messages: str | None = None, blanked: int | None = None, task=None) -> Scores:
+def evaluate(
+    compiled: Compiled, bank, questions, key, messages: str | None = None, blanked: int | None = None, task=None
+) -> Scores:
     """Evaluates adapters on questions, in batches of the training shape so that no further program is compiled.
 
     Args:
@@ -131,7 +133,10 @@ def evaluate(compiled: Compiled, bank, questions, key, messages: str | None = No
         for number in range(passes):
             episodes = compiled.rollout(bank, batch, keep, jax.random.fold_in(key, number), greedy=method.votes == 1)
             used = min(method.votes - number * group, group)
-            texts = [message_texts(tokenizer, run.program.sampling.end_id, jax.tree.map(lambda x: x[:, : len(chosen), :used], layer)) for layer in episodes]
+            texts = [
+                message_texts(tokenizer, run.program.sampling.end_id, jax.tree.map(lambda x: x[:, : len(chosen), :used], layer))
+                for layer in episodes
+            ]
             cut = readout_truncated(episodes[-1], run.program.sampling.end_id)
             for place, i in enumerate(chosen):
                 answers[place] += [task.verify(text, asked[i]) for text in texts[-1][0][place]]

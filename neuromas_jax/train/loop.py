@@ -47,14 +47,20 @@ def init_state(run: Run, seed: int) -> TrainState:
 
 
 def description(run: Run, seed: int) -> dict:
-    """What a checkpoint belongs to. Left out: steps and cadence, since a run may be made longer, and what only trades time for memory."""
+    """What a checkpoint belongs to.
+
+    Left out: steps and cadence, since a run may be made longer, and what only trades time for memory.
+    """
     config = dataclasses.asdict(run.config)
     kept = {name: config[name] for name in ("backbone", "adapters", "prompt", "rollout", "objective", "optimizer")}
     kept["optimizer"] = dataclasses.asdict(run.optimizer)
     del kept["rollout"]["microbatch"]
     text = json.loads(json.dumps({**kept, "family": dataclasses.asdict(run.family), "seed": seed}))
     graph = dataclasses.asdict(run.method.graph)
-    return {"backbone": run.parts.fingerprint, "config": text, "graph": json.loads(json.dumps({**graph, "slots": run.method.slots, "ranks": run.method.ranks})), "lineage": []}
+    return {
+        "backbone": run.parts.fingerprint, "config": text,
+        "graph": json.loads(json.dumps({**graph, "slots": run.method.slots, "ranks": run.method.ranks})), "lineage": [],
+    }
 
 
 def train(compiled: Compiled, folder: Path, seed: int, steps: int, title: str = "train") -> TrainState:
@@ -83,7 +89,8 @@ def train(compiled: Compiled, folder: Path, seed: int, steps: int, title: str = 
             key = jax.random.fold_in(state.key, 2)  # purpose: rollout
             # 1. questions and what the graph writes
             questions, batch, cursor, skipped = next_batch(
-                run.task, int(state.cursor), batch_size, run.method.graph, run.parts.tokenizer, run.family.buckets, run.config.rollout.too_long)
+                run.task, int(state.cursor), batch_size, run.method.graph, run.parts.tokenizer,
+                run.family.buckets, run.config.rollout.too_long)
             started, compiled_before = time.perf_counter(), sum(compiled.compile_seconds.values())
             episodes = compiled.rollout(state.learner.bank, batch, keep, jax.random.fold_in(key, step))
             # 2. verdicts, on the host
@@ -106,7 +113,8 @@ def train(compiled: Compiled, folder: Path, seed: int, steps: int, title: str = 
                 metrics.write(record)
                 write_episodes(run, folder / "episodes.txt", step + 1, questions, episodes, verdicts, rewards)
                 window.accuracy = record["accuracy"]
-            metrics.progress(accuracy=f"{window.accuracy:.2f}", reward=f"{rewards.mean():.2f}", tokens_per_s=f"{window.speed:.0f}")
+            metrics.progress(
+                accuracy=f"{window.accuracy:.2f}", reward=f"{rewards.mean():.2f}", tokens_per_s=f"{window.speed:.0f}")
             # 5. checkpoint
             if (step + 1) % training.checkpoint_every == 0 or last:
                 checkpoint.save(folder / "checkpoints", step + 1, state, belongs)
@@ -149,7 +157,8 @@ def _check_finite(run: Run, numbers: UpdateMetrics, step: int) -> None:
         for name, value in (("loss", numbers.loss[node]), ("gradient", numbers.gradient_norm[slot])):
             if not np.isfinite(value):
                 raise NonFinite(
-                    f"step {step}: the {name} of node {node} (layer {run.method.graph.place(node)[0] + 1}, slot {slot}) is {value}; "
+                    f"step {step}: the {name} of node {node} "
+                    f"(layer {run.method.graph.place(node)[0] + 1}, slot {slot}) is {value}; "
                     "the last good checkpoint is kept: lower the learning rate or optimizer.clip and run again"
                 )
 
@@ -160,10 +169,12 @@ def node_numbers(compiled: Compiled, bank, episodes: Episodes, verdicts, numbers
     run = compiled.run
     graph, end_id = run.method.graph, run.program.sampling.end_id
     scores = evaluate(compiled, bank, validation, key)
-    sums = [np.concatenate([getattr(layer, name) for layer in numbers.layers]) for name in ("tokens", "entropy", "kl", "log_prob_gap")]
+    sums = [np.concatenate([getattr(layer, name) for layer in numbers.layers])
+            for name in ("tokens", "entropy", "kl", "log_prob_gap")]
     tokens, entropy, kl, gap = sums
     length = np.concatenate([np.asarray(layer.live).sum(-1).mean((1, 2)) for layer in episodes])
-    cut = np.concatenate([(np.asarray(layer.live).all(-1) & (np.asarray(layer.message)[..., -1] != end_id)).mean((1, 2)) for layer in episodes])
+    cut = np.concatenate([(np.asarray(layer.live).all(-1) & (np.asarray(layer.message)[..., -1] != end_id)).mean((1, 2))
+                          for layer in episodes])
     readers = range(graph.size - graph.layers[-1].width)
     subset = validation[: run.config.rollout.questions]
     kept = evaluate(compiled, bank, subset, key).accuracy
@@ -187,7 +198,9 @@ def node_numbers(compiled: Compiled, bank, episodes: Episodes, verdicts, numbers
     }
 
 
-def write_episodes(run: Run, path: Path, step: int, questions, episodes: Episodes, verdicts: list[list[Verdict]], rewards, count: int = 2) -> None:
+def write_episodes(
+    run: Run, path: Path, step: int, questions, episodes: Episodes, verdicts: list[list[Verdict]], rewards, count: int = 2
+) -> None:
     """Appends a few whole episodes as readable text: question, each node's prompt tail and message, answer, reward, advantage."""
     tokenizer, graph, end_id = run.parts.tokenizer, run.method.graph, run.program.sampling.end_id
     credit = np.asarray(advantages(run.objective.credit, jnp.asarray(rewards)))
@@ -203,7 +216,8 @@ def write_episodes(run: Run, path: Path, step: int, questions, episodes: Episode
             tail = np.asarray(layer.own[place, b, g])[np.asarray(layer.own_valid[place, b, g])]
             if not len(tail):
                 tail = np.asarray(layer.shared[place, b, 0])[np.asarray(layer.shared_valid[place, b, 0])][-5:]
-            lines.append(f"  node {node} (layer {number + 1}): ...{tokenizer.decode(tail, keep_added=True)} -> {texts[node][b][g]}")
+            lines.append(f"  node {node} (layer {number + 1}): "
+                         f"...{tokenizer.decode(tail, keep_added=True)} -> {texts[node][b][g]}")
         lines += [f"answer: {verdict.answer!r} ({verdict.outcome}; gold {questions[b].answer!r})",
                   f"reward {rewards[b, g]:.0f}, advantage {credit[b, g]:+.3f}; the group earned {rewards[b].mean():.2f}", ""]
     with open(path, "a", encoding="utf-8") as file:

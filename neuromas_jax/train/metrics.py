@@ -12,7 +12,8 @@ class Metrics:
 
     def __init__(self, folder: Path, step: int, total: int, title: str):
         self.path = folder / "metrics.jsonl"
-        kept = [line for line in self.path.read_text().splitlines() if json.loads(line)["step"] <= step] if self.path.exists() else []
+        written = self.path.read_text().splitlines() if self.path.exists() else []
+        kept = [line for line in written if json.loads(line)["step"] <= step]
         self.path.write_text("".join(line + "\n" for line in kept))
         self._events = SummaryWriter(str(folder / "events"), purge_step=step or None)
         self._bar = tqdm(total=total, initial=step, desc=title, unit="step", dynamic_ncols=True, mininterval=0.5)

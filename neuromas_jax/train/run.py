@@ -100,7 +100,8 @@ class Compiled:
         self.compile_seconds: dict[tuple[str, int], float] = {}
         self._programs: dict[tuple[str, int], jax.stages.Compiled] = {}
         self._rollout = jax.jit(functools.partial(rollout, run.program))
-        self._update = jax.jit(functools.partial(update, run.objective, dataclasses.replace(run.optimizer, learning_rate=0.0), run.program), donate_argnums=1)
+        constants = dataclasses.replace(run.optimizer, learning_rate=0.0)
+        self._update = jax.jit(functools.partial(update, run.objective, constants, run.program), donate_argnums=1)
 
     def share(self, other: "Compiled") -> None:
         """Uses the programs of another run with the same static parts (`Program`, objective, optimizer constants, batch size)."""
