@@ -6,14 +6,16 @@ root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 cd "$root"
 
 find_python() {
-  for candidate in "${PYTHON:-}" python3 python3.13 python3.12 python3.11; do
-    if [ -n "$candidate" ] && command -v "$candidate" >/dev/null 2>&1 \
+  local candidates=(python3 python3.13 python3.12 python3.11) candidate
+  if [ -n "${PYTHON:-}" ]; then candidates=("$PYTHON"); fi  # one that was named is not silently replaced
+  for candidate in "${candidates[@]}"; do
+    if command -v "$candidate" >/dev/null 2>&1 \
       && "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then
       echo "$candidate"
       return
     fi
   done
-  echo "no Python 3.11 or newer was found; install one, or name it: PYTHON=/path/to/python3.12 bash $0" >&2
+  echo "no Python 3.11 or newer among: ${candidates[*]}; install one, or name it: PYTHON=/path/to/python3.12 bash $0" >&2
   return 1
 }
 

@@ -5,6 +5,8 @@
 Running the same command again goes on where it stopped.
 """
 
+import contextlib
+import dataclasses
 from pathlib import Path
 import os
 import sys
@@ -31,6 +33,33 @@ def parse_flags(arguments):
         sys.exit(2)
 
 
+def share_machine(config, worker: int):
+    """Keeps a process that works beside others to one core: processes share a machine better than threads.
+
+    An accelerator is left to one process, which keeps all cores.
+
+    Returns:
+      The config, with as many workers as will run, and the cores that they share; no cores where the system cannot pin.
+    """
+    from neuromas_jax.experiments.run import CORES
+
+    if config.workers == 1:
+        return config, []
+    allowed = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_setaffinity") else []
+    # Only a process that another one started reads the variable: a shell may still hold that of some other run.
+    cores = [int(core) for core in os.environ.get(CORES, "").split()] if worker else allowed
+    if cores:
+        os.sched_setaffinity(0, {cores[worker % len(cores)]})  # before JAX counts the cores to start threads
+    if jax.default_backend() == "cpu":
+        return config, cores
+    for thread in Path("/proc/self/task").iterdir() if cores else ():
+        with contextlib.suppress(ProcessLookupError):  # it has ended since
+            os.sched_setaffinity(int(thread.name), allowed)
+    logging.warning("config.workers is %d and the backend is %s: this one process does all the work, since an accelerator such "
+                    "as a TPU admits one process", config.workers, jax.default_backend())
+    return dataclasses.replace(config, workers=1), []
+
+
 def main(arguments):
     from neuromas_jax.config import parse
     from neuromas_jax.experiments.run import check, run_experiment, run_workers
@@ -42,12 +71,7 @@ def main(arguments):
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
     workdir = Path(_WORKDIR.value)
     try:
-        config = parse(_CONFIG.value)
-        if config.workers > 1 and hasattr(os, "sched_setaffinity"):
-            # One core each: processes share a machine better than threads.
-            allowed = " ".join(map(str, sorted(os.sched_getaffinity(0))))
-            cores = os.environ.setdefault("NEUROMAS_CORES", allowed).split()  # for the others too
-            os.sched_setaffinity(0, {int(cores[_WORKER.value % len(cores)])})
+        config, cores = share_machine(parse(_CONFIG.value), _WORKER.value)
         if _WORKER.value == 0:
             check(config, workdir)
     except (ValueError, OSError) as error:  # OSError: a file or folder that is missing or cannot be read
@@ -58,7 +82,7 @@ def main(arguments):
         if _WORKER.value:
             run_experiment(config, workdir, _WORKER.value)
             return
-        print(run_workers(config, workdir, sys.argv[1:]))
+        print(run_workers(config, workdir, sys.argv[1:], cores))
     except (ValueError, FloatingPointError, RuntimeError) as error:
         logging.exception("stopped")
         print(f"error: {error}", file=sys.stderr)

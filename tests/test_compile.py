@@ -23,7 +23,8 @@ def lowered(topology, reads="previous", message_tokens=5):
     """StableHLO text of (rollout, update), lowered and not compiled."""
     graph = text_graph(topology, message_tokens, reads)
     program = make_program(
-        graph, node_slots(graph), PromptTemplate(), tokenizer(), make_sampling(tokenizer(), CONFIG.vocab_size), 3, 1)
+        graph, node_slots(graph), PromptTemplate(slot="<from1> {k}"),  # the tokenizer has labels of 16 senders, a layer has 64
+        tokenizer(), make_sampling(tokenizer(), CONFIG.vocab_size), 3, 1)
     backbone = init_backbone(CONFIG, jax.random.key(0))
     bank = random_bank(CONFIG, graph.size, rank=2)
     arguments = (backbone, bank, encode_questions(TEXTS[:2], bucket=24), no_interventions(graph, 2, 3),

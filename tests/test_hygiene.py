@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import json
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -10,11 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from neuromas_jax.graph import text_graph
+from neuromas_jax.backbone.huggingface import EMBEDDED
+from neuromas_jax.graph import node_slots, text_graph
 from neuromas_jax.pretrain.vocabulary import CONTROL_TOKENS
-from neuromas_jax.rollout import Sampling, log_distribution, make_sampling
+from neuromas_jax.rollout import Sampling, log_distribution, make_program, make_sampling
 from neuromas_jax.rollout.distribution import draw
 from neuromas_jax.text.prompt import PromptTemplate, layer_prompts, own_block
+from neuromas_jax.text.tokenizer import FileTokenizer
 from tests.conftest import roll
 from tests.tiny import tiny_config, tokenizer
 
@@ -38,6 +41,43 @@ def test_messages_may_hold_no_added_token_and_no_unknown_id():
     for prompt in layer_prompts(text_graph("4-2-1", reads="all"), PromptTemplate(), tokenizer()):
         for label in prompt.slots:
             assert set(label) <= set(sampling.forbidden)  # nobody can write the label of a slot
+
+
+def program(topology, template=PromptTemplate(), words=None):
+    words, graph = words or tokenizer(), text_graph(topology)
+    return make_program(graph, node_slots(graph), template, words, make_sampling(words, SIZE), 2, 1)
+
+
+def test_a_template_that_a_message_could_write_is_refused():
+    """Labels of as many senders as the tokenizer has; a 17th falls apart into bytes, which anybody may write."""
+    assert len(program("16-1").prompts[1].slots) == 16
+    with pytest.raises(ValueError, match=r"layer 2: the label of sender 17, '<from17>', is made of tokens .* that any message "
+                                         r"may write.*start prompt.slot with .*<from1>.* or let a node read 16 senders at most"):
+        program("17-1")
+    assert program("17-1", PromptTemplate(slot="<from1> {k}"))
+
+
+@pytest.mark.parametrize("template, message", [
+    (dict(tag="node {layer} {index}"), "layer 1: the tag of node 1, 'node 1 1'.*start prompt.tag with"),
+    (dict(note="note {facts}"), "layer 1: the cue, 'note [0-9]+'.*start prompt.note with"),
+    (dict(final="final {facts}"), "layer 2: the cue, 'final [0-9]+'.*start prompt.final with"),
+    (dict(slot="from {k}"), "layer 2: the label of sender 1, 'from 1'.*start prompt.slot with .*added token$"),
+    (dict(slot=""), "layer 2: the label of sender 1, ''"),
+    (dict(final="</s>"), "layer 2: the cue, '</s>'"),  # the end token may be written
+], ids=str)
+def test_every_segment_of_the_template_holds_a_token_that_messages_cannot(template, message):
+    with pytest.raises(ValueError, match=message):
+        program("2-1", PromptTemplate(**template))
+
+
+def test_a_tokenizer_without_the_templates_tokens_is_refused():
+    definition = json.loads((EMBEDDED / "tokenizer.json").read_text())
+    for entry in [entry for entry in definition["added_tokens"] if entry["content"] not in ("<pad>", "<s>", "</s>")]:
+        definition["added_tokens"].remove(entry)
+        del definition["model"]["vocab"][entry["content"]]
+    with pytest.raises(ValueError, match="layer 1: the tag of node 1, '<node> 1 1'.*one of the tokenizer's added tokens "
+                                         "[(]<pad>, <s>[)], or add the segment to the tokenizer as an added token"):
+        program("2-1", words=FileTokenizer(definition, "</s>", "<pad>"))
 
 
 def test_a_temperature_of_zero_is_refused():

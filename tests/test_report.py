@@ -75,7 +75,7 @@ def test_report(workdir):
     report = (workdir / "report.md").read_text()
     assert "| graph | 4-2-1 | 7 | 3 | 14.0 | 1,000 | 0.003 | 94.0 | 95.0, 94.0, 93.0 |" in report
     assert "n 100 per seed · chance 10.0 % · majority 15.0 % · best shallow rule 20.0 % (last | word)" in report
-    assert "| graph − chain_equal_calls | +5.0 | [+0.5, +9.6] | +5.0, +5.0, +5.0 | 3 against 7 |" in report
+    assert "| graph − chain_equal_calls | +5.0 | [-3.3, +13.4] | +5.0, +5.0, +5.0 | 3 against 7 |" in report
     assert "| graph | 50.0 | **80.0** | 80.0 |  |" in report  # the lower rate of equals
     assert "| chain_equal_calls | 40.0 | – | – | unfinished |" in report
     assert "seed 0: 1 → 2" in report and "`elsewhere`" in report and "Partial" not in report
@@ -101,8 +101,17 @@ def test_edges_that_skip_layers(workdir):
 
 def test_seeds_of_an_untrained_graph_count_once():
     pool = Pool("graph_untrained", tuple(record("graph_untrained", seed) for seed in range(3)))
-    assert pool.n == 100 and pool.interval == wilson(10, 100)
-    assert Pool("graph", tuple(record("graph", seed) for seed in range(3))).n == 300
+    assert pool.questions == 100 and pool.interval == pytest.approx(wilson(10, 100))
+
+
+def test_intervals_cover_the_draw_of_seeds_too():
+    """Three equal seeds are worth the questions of one; seeds at .4, .5, .6 add a variance of .01 / 3 to .25 / 100."""
+    equal, spread = (Pool("graph", tuple(record(seed=seed, accuracy=share) for seed, share in enumerate(shares)))
+                     for shares in ((0.5, 0.5, 0.5), (0.4, 0.5, 0.6)))
+    assert equal.questions == 100 and equal.interval == pytest.approx(wilson(50, 100))
+    assert spread.questions == pytest.approx(0.25 / (0.0025 + 0.01 / 3))
+    assert spread.interval[0] < equal.interval[0] and spread.interval[1] > equal.interval[1]
+    assert Pool("graph", tuple(record(seed=seed, accuracy=1.0) for seed in range(3))).interval == wilson(100, 100)
 
 
 def test_difference_is_newcombes():
@@ -115,8 +124,8 @@ def test_readme_table(tmp_path):
     assert [one.title for one in headline(gather(everything()))] == ["listops, depth 3", "BBH boolean_expressions"]
     text = readme_table(everything())
     row = next(line for line in text.splitlines() if "depth 3" in line)
-    assert row.startswith("| listops, depth 3 (n 100, 3 seeds) | 94.0 [90.7, 96.2] | 10.0 | 29.0 |")
-    assert "89.0 [85.0, 92.1]" in row
+    assert row.startswith("| listops, depth 3 (n 100, 3 seeds) | 94.0 [87.3, 97.3] | 10.0 | 29.0 |")
+    assert "89.0 [81.2, 93.8]" in row
     readme = tmp_path / "README.md"
     readme.write_text("before\n<!-- results -->\nold\n<!-- /results -->\nafter\n")
     for _ in range(2):

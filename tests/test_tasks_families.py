@@ -14,9 +14,9 @@ from neuromas_jax.tasks.types import SPLITS
 GOLDEN = {
     "listops": "93384353a04708df",
     "modular": "f14ba2cb2f4dede5",
-    "boolean": "3216520d5f5606a2",
+    "boolean": "1c6bde87359f48fd",
     "strings": "90e2de710c91858b",
-    "navigate": "2c3fe905a3544647",
+    "navigate": "b3629eca1cb1ef0e",
     "arithmetic": "d265372034d52523",
     "parts": "d8e2d854f2735d57",
 }
@@ -161,6 +161,12 @@ def test_parts_views_and_shares():
         assert question.text == " ; ".join((question.common, *question.parts))
         assert question.view("all", 3) == question.text and question.view("common", 1) == question.common
         assert question.view("share", len(question.parts) + 1) == f"{question.common} ; {question.parts[1]}"
+        for width in range(1, 6):  # no part is in nobody's share, and none in two where there is one for each node
+            shares = [question.view("share", node, width).split(" ; ") for node in range(width)]
+            assert {share[0] for share in shares} == {question.common}
+            dealt = [part for share in shares for part in share[1:]]
+            assert set(dealt) == set(question.parts) and len(dealt) == max(width, len(question.parts))
+            assert all(question.parts[p] in shares[p % width] for p in range(len(question.parts)))
         whole = question.common
         for part in question.parts:
             name, tree = part.split(" = ")

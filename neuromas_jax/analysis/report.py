@@ -12,9 +12,9 @@ from neuromas_jax.train.metrics import read_metrics
 
 LEGEND = """\
 - Accuracy is the mean over seeds; each seed's value stands beside it, so that the spread between seeds can be seen.
-- The 95 % interval is Wilson's, on the answers of all seeds pooled. It holds the backbone and the questions fixed: every seed
-  is asked the same questions of the same backbone, and only training differs. It does not cover other backbones or question
-  sets. Where nothing is trained, all seeds are one system and count once.
+- The 95 % interval is that of the mean over seeds: Wilson's, for as many answers as the mean is worth, at most the questions of
+  one seed (all seeds are asked the same), fewer where seeds differ (`analysis/pooling.py`). It covers the draw of questions and
+  of training, not another backbone. Where nothing is trained, all seeds are one system and count once.
 - `n`: questions per seed. `calls`, `rounds` (calls that must wait for each other) and `tokens` (written) are per question.
 - `format`: answers that could be read. `top answer`: share of the most frequent answer.
 - `truncated`: readout messages that hit their limit without an end token. A message of exactly one fact fills its limit, so
@@ -180,7 +180,7 @@ def comparison(one: SetResults) -> list[str]:
         by_seed = [f"{100 * (value - pool.seeds()[seed]):+.1f}" for seed, value in graph.seeds().items() if seed in pool.seeds()]
         rows.append([f"graph − {pool.method}", f"{100 * gap:+.1f}", f"[{100 * low:+.1f}, {100 * high:+.1f}]",
                      ", ".join(by_seed) or "–", f"{same(graph, 'rounds')} against {same(pool, 'rounds')}"])
-    return ["Differences in points, with Newcombe's 95 % interval from the pooled counts "
+    return ["Differences in points, with Newcombe's 95 % interval from the two intervals above "
             "(as if the two sets of answers were independent):", "",
             *table(["difference", "points", "95 %", "by seed", "rounds"], rows)]
 

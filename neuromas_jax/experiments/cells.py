@@ -44,7 +44,7 @@ def sweep_cells(config: Config, family: str) -> list[Cell]:
 def learning_rate(config: Config, workdir: Path, family: str, method: str) -> float:
     """The swept rate with the best validation accuracy (the lowest of equals), or the config's where nothing is swept."""
     if not config.sweep.learning_rates:
-        return config.learning_rate.get(method, config.learning_rate.get("default", config.optimizer.learning_rate))
+        return config.learning_rate.get(method, config.learning_rate["default"])
     results = [(read_done(cell.folder(workdir, "sweep"))["validation"], -cell.learning_rate)
                for cell in sweep_cells(config, family) if cell.method == method]
     return -max(results)[1]

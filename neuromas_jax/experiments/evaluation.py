@@ -29,11 +29,14 @@ class EvaluationSet:
     questions: list[Question]
     depth: int | None
 
-    @functools.cached_property
-    def bars(self) -> dict:
-        """Accuracy of a uniform guess, of the most frequent answer, and of the best shallow rule, with that rule's name."""
-        rule = bar(self.questions, self.task)
-        return {"chance": self.task.chance, "majority": majority(self.questions).accuracy,
+    @functools.cache
+    def bars(self, asked: tuple[Question, ...]) -> dict:
+        """Accuracy of a uniform guess, of the most frequent answer, and of the best shallow rule, with that rule's name.
+
+        asked: the questions of the set that were asked. All that have the same share the work.
+        """
+        rule = bar(asked, self.task)
+        return {"chance": self.task.chance, "majority": majority(asked).accuracy,
                 "shallow": rule.accuracy, "shallow_rule": rule.rule}
 
 
@@ -72,7 +75,7 @@ def evaluate_method(compiled: Compiled, bank, sets: dict, family: str, seed: int
         low, high = scores.interval
         records.append({
             "method": method.name, "topology": str(method.graph), "family": family, "set": chosen.name, "depth": chosen.depth,
-            "seed": seed, "n": scores.n, "accuracy": scores.accuracy, "low": low, "high": high, **chosen.bars,
+            "seed": seed, "n": scores.n, "accuracy": scores.accuracy, "low": low, "high": high, **chosen.bars(scores.asked),
             "format_rate": scores.format_rate, "truncated": scores.truncated,
             "top_answer_share": scores.top_answer_share, "too_long": scores.too_long,
             "calls": method.calls, "rounds": method.rounds, "tokens": scores.tokens,

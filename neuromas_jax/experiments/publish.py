@@ -2,9 +2,12 @@
 
     python -m neuromas_jax.experiments.publish runs/reference results/reference
 
-Results, report and plots; of every trained cell its summary; the graphs' adapters; and for the families below, which the
-quickstart evaluates, the adapters of the graph's rivals. Checkpoints, events and metrics stay behind. An unfinished
-experiment goes on from a copy of the published folder: finished cells are not done again.
+Results, report and plots; of every trained cell its summary and metrics; the graphs' adapters and episodes; and for the families
+below, which the quickstart evaluates, the adapters of the graph's rivals. Checkpoints and events stay behind.
+
+An unfinished experiment goes on from a copy of the published folder: what is finished is not done again. A rival whose adapters
+were left out counts as finished while its evaluations hold; where one must be made again (more test questions, another method
+that uses its adapters), it is trained again first.
 """
 
 from pathlib import Path
@@ -21,6 +24,8 @@ def publish(workdir: Path, target: Path) -> list[Path]:
     target.mkdir(parents=True, exist_ok=True)
     chosen = [workdir / "results.jsonl", *workdir.glob("*.md"), *workdir.glob("*.png")]
     chosen += [path for stage in ("sweep", "train", "evaluation") for path in sorted(workdir.glob(f"{stage}/*/*/done.json"))]
+    chosen += sorted(workdir.glob("train/*/*/metrics.jsonl"))  # the report of an experiment that goes on draws them again
+    chosen += sorted(workdir.glob("train/*/graph_seed*/episodes.txt"))
     chosen += sorted(workdir.glob("train/*/graph_seed*/adapters.safetensors"))
     for family in RIVALS_FOR:
         chosen += sorted(path for path in workdir.glob(f"train/{family}/*_seed0/adapters.safetensors") if path not in chosen)

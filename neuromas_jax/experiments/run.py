@@ -1,5 +1,6 @@
 """Runs an experiment: sweep, train, evaluate, report. Running the same command again goes on where it stopped."""
 
+from collections.abc import Sequence
 import dataclasses
 import json
 import os
@@ -16,21 +17,27 @@ import numpy as np
 
 from neuromas_jax.analysis.report import write_report
 from neuromas_jax.config import Config
-from neuromas_jax.experiments.cells import Cell, claim, read_done, sweep_cells, train_cells, write_done
+from neuromas_jax.experiments.cells import Cell, claim, read_done, sweep_cells, train_cells, trained_methods, write_done
 from neuromas_jax.experiments.evaluation import evaluate_method, evaluation_sets
-from neuromas_jax.methods import check_methods
-from neuromas_jax.train.checkpoint import fingerprint
-from neuromas_jax.train.batches import distinct_questions, question_ids
+from neuromas_jax.methods import check_methods, make_method
+from neuromas_jax.train import checkpoint
+from neuromas_jax.train.batches import TooLong, distinct_questions, question_ids
 from neuromas_jax.train.evaluate import evaluate
 from neuromas_jax.train.loop import description, train
 from neuromas_jax.train.run import Compiled, Run, make_run
 
+ADAPTERS = "adapters.safetensors"
+CORES = "NEUROMAS_CORES"  # tells a worker that another process started which cores they share, "0 1 2"
 COMPILED: dict[tuple, Compiled] = {}
+CHECKED_QUESTIONS = 200  # generated training questions of each depth whose length is known before the run starts
 
 
 def compiled_for(run: Run) -> Compiled:
-    """Programs are shared by every family, seed and learning rate that has the same static parts."""
-    key = (run.program, run.objective, run.optimizer.clip, run.config.backbone, run.config.rollout, run.config.adapters)
+    """Programs are shared by every family, seed and learning rate that has the same static parts and shapes."""
+    constants = dataclasses.replace(run.optimizer, learning_rate=0.0)  # the rates are data, one per slot
+    backbone, config = run.parts.backbone, run.config
+    key = (run.program, run.objective, constants, backbone.config, backbone.remat,
+           run.method.ranks, config.adapters.sites, config.rollout.questions)
     if key in COMPILED:
         shared = Compiled(run)
         shared.share(COMPILED[key])
@@ -46,21 +53,21 @@ def check(config: Config, workdir: Path) -> None:
     """
     check_methods(config.methods)
     for family in config.families:
-        for method in config.methods:
-            run = make_run(config, family, method)
+        runs = [make_run(config, family, method) for method in config.methods]
+        jax.eval_shape(runs[0].new_bank, 0)  # names an unknown adapter site, and draws nothing
+        for run in runs:
+            if run.method.messages == "shuffled" and config.rollout.questions < 2:
+                raise ValueError(f"method {run.method.name!r} takes messages from another question of the batch, and "
+                                 f"rollout.questions is {config.rollout.questions}; set it to 2 or more, or drop the method")
             if config.families[family].adapters and run.method.trained_as:
                 for seed in config.seeds:
                     load_adapters(source_folder(config, workdir, run, family, seed), run, seed)
+        check_questions(config, family, runs)
         if not config.families[family].adapters:
-            question_ids(run.task.generate("train", 0), run.method.graph, run.parts.tokenizer, run.family.buckets)
-            swept = [finished(cell, "sweep", config, workdir) for cell in sweep_cells(config, family)]
-            if all(swept):
+            swept = [check_cell(cell, "sweep", config, workdir) for cell in sweep_cells(config, family)]
+            if all(swept):  # before that, the rate to train at is not known
                 for cell in train_cells(config, workdir, family):
-                    finished(cell, "train", config, workdir)
-        for questions in evaluation_sets(config, family).values():
-            if config.rollout.too_long == "error":
-                for question in questions.questions:
-                    question_ids(question, run.method.graph, run.parts.tokenizer, run.family.buckets)
+                    check_cell(cell, "train", config, workdir)
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         probe = workdir / ".writable"
@@ -68,6 +75,69 @@ def check(config: Config, workdir: Path) -> None:
         probe.unlink()
     except OSError as error:
         raise ValueError(f"workdir {workdir} cannot be written ({error}); give another --workdir") from error
+
+
+def check_cell(cell: Cell, stage: str, config: Config, workdir: Path) -> bool:
+    """Whether the cell is finished. Raises ValueError where its folder holds what this run cannot go on from."""
+    folder = cell.folder(workdir, stage) / "checkpoints"
+    done = finished(cell, stage, config, workdir)
+    if not done and checkpoint.steps(folder):
+        run = make_run(config, cell.family, cell.method, cell.learning_rate)
+        checkpoint.newest(folder, description(run, cell.seed), cell.steps)
+    return done
+
+
+def check_questions(config: Config, family: str, runs: list[Run]) -> None:
+    """Looks at the questions that the family's runs will ask: all that are evaluated, and all of a file or a sample of those
+    that training draws.
+
+    Raises:
+      ValueError: a split is too small, or questions are longer than the largest bucket and `rollout.too_long` forbids it. With
+        "skip" too, each set must hold one question that fits.
+    """
+    task = runs[0].task
+    asked = {name if depth is None else f"{name} (depth {depth})": chosen.questions
+             for (name, depth), chosen in evaluation_sets(config, family).items()}
+    if not asked:
+        raise ValueError(f"family {family!r} has no question in split test; give a larger file, or name BBH files in its `files`")
+    if trained_methods(config, family) and not config.families[family].adapters:
+        asked |= training_questions(config, family, task)
+    graphs = {(run.method.graph.views(), run.method.graph.shares): run.method.graph for run in runs}.values()
+    tokenizer, buckets = runs[0].parts.tokenizer, runs[0].family.buckets
+    for name, questions in asked.items():
+        for graph in graphs:  # one of each kind: questions are as long for all that see the same of them
+            fitting = 0
+            for question in questions:
+                try:
+                    question_ids(question, graph, tokenizer, buckets)
+                    fitting += 1
+                except TooLong:
+                    if config.rollout.too_long == "error":
+                        raise
+            if not fitting:
+                raise ValueError(f"none of the {len(questions)} questions of {name} fits the largest bucket, which is "
+                                 f"{buckets[-1]}; add a larger bucket to families.{family}.buckets")
+
+
+def training_questions(config: Config, family: str, task) -> dict[str, list]:
+    """Training and validation questions by name of their set.
+
+    Raises:
+      ValueError: a file has too few of them.
+    """
+    batch = config.rollout.questions
+    if hasattr(task, "questions"):
+        train = list(task.questions("train"))
+        if len(train) < batch:
+            raise ValueError(f"family {family!r} has {len(train)} questions in split train, and rollout.questions is {batch}; "
+                             "give a larger file, or set rollout.questions lower")
+        if not task.questions("validation"):
+            raise ValueError(f"family {family!r} has no question in split validation, which gets about a tenth of a file's "
+                             f"questions, and {len(train)} in split train; give a larger file")
+    else:
+        train = [task.generate("train", index, depth) for depth in task.depths for index in range(CHECKED_QUESTIONS)]
+    validation = distinct_questions(task, "validation", None, config.training.validation_questions)
+    return {f"{family} train": train, f"{family} validation": validation}
 
 
 def run_experiment(config: Config, workdir: Path, worker: int = 0) -> None:
@@ -99,11 +169,14 @@ def work_through(cells: list[tuple[Cell, str]], config: Config, workdir: Path) -
 
 def identity(run: Run, seed: int) -> str:
     """Checksum of all that training depends on but its length."""
-    return f"{zlib.crc32(fingerprint(description(run, seed)).encode()):08x}"
+    return f"{zlib.crc32(checkpoint.fingerprint(description(run, seed)).encode()):08x}"
 
 
 def finished(cell: Cell, stage: str, config: Config, workdir: Path) -> bool:
     """Whether the cell was trained for as many steps as this config asks; a run may be made longer.
+
+    A trained cell without adapters, as most of a published experiment are, is finished only while every evaluation of them
+    holds: otherwise it is trained again, since nothing could be evaluated.
 
     Raises:
       ValueError: it was trained by another config or on another backbone, or for longer.
@@ -120,7 +193,16 @@ def finished(cell: Cell, stage: str, config: Config, workdir: Path) -> bool:
     if done["steps"] > cell.steps:
         raise ValueError(f"{folder} was trained for {done['steps']} steps, this config asks for {cell.steps}; "
                          "give another --workdir, or as many steps")
-    return done["steps"] == cell.steps
+    if done["steps"] < cell.steps:
+        return False
+    return stage == "sweep" or (folder / ADAPTERS).exists() or evaluated(cell, config, workdir)
+
+
+def evaluated(cell: Cell, config: Config, workdir: Path) -> bool:
+    """Whether the records of every method that is judged with this trained cell's adapters are there and still hold."""
+    family = config.families[cell.family]
+    judged = [name for name in config.methods if make_method(name, config, family).trained_as == cell.method]
+    return all(plan_evaluation(config, workdir, cell.family, name, cell.seed).records() is not None for name in judged)
 
 
 def do_cell(cell: Cell, stage: str, config: Config, workdir: Path) -> None:
@@ -137,7 +219,7 @@ def do_cell(cell: Cell, stage: str, config: Config, workdir: Path) -> None:
         "validation": accuracy, "learning_rate": cell.learning_rate, "steps": cell.steps, "seed": cell.seed,
         "seconds_of_last_process": round(time.perf_counter() - started, 1),
         "samples": cell.steps * config.rollout.questions * config.rollout.group,
-        "adapters": save_adapters(folder / "adapters.safetensors", state.learner.bank),
+        "adapters": save_adapters(folder / ADAPTERS, state.learner.bank),
         "backbone": run.parts.fingerprint, "made_with": identity(run, cell.seed),
     })
     logging.info("%s: validation %.3f", title, accuracy)
@@ -158,7 +240,7 @@ def load_adapters(folder: Path, run: Run, seed: int) -> dict:
     Raises:
       ValueError: they are missing or damaged, have other sites or shapes than this run's, or were trained on another backbone.
     """
-    path, like, done = folder / "adapters.safetensors", run.new_bank(seed), read_done(folder)
+    path, like, done = folder / ADAPTERS, run.new_bank(seed), read_done(folder)
     if not path.exists() or done is None:
         raise ValueError(f"adapters {path} are missing; train them, or drop the family that names this folder from the config")
     if done["backbone"] != run.parts.fingerprint:
@@ -255,20 +337,28 @@ def report(config: Config, workdir: Path) -> str:
     return write_report(config, workdir, collect(config, workdir))
 
 
-def run_workers(config: Config, workdir: Path, arguments: list[str]) -> str:
+def run_workers(config: Config, workdir: Path, arguments: list[str], cores: Sequence[int] = ()) -> str:
     """Runs the experiment in `config.workers` processes: this one, and others started with the same flags.
+
+    Args:
+      config: the experiment.
+      workdir: where everything is written.
+      arguments: the flags of this process.
+      cores: numbers of the cores that the processes share, one each in turn.
 
     Returns:
       The short table.
 
     Raises:
-      RuntimeError: another worker failed; its log is named.
+      RuntimeError: another worker failed; its log is named. The table of what is done is printed first.
     """
+    environment = {**os.environ, CORES: " ".join(map(str, cores))}
     others = []
     for number in range(1, config.workers):
         log = open(workdir / f"worker{number}.log", "a")
         others.append(subprocess.Popen(
-            [sys.executable, "-m", "neuromas_jax.main", *arguments, f"--worker={number}"], stdout=log, stderr=subprocess.STDOUT))
+            [sys.executable, "-m", "neuromas_jax.main", *arguments, f"--worker={number}"],
+            stdout=log, stderr=subprocess.STDOUT, env=environment))
     try:
         run_experiment(config, workdir)
     finally:
@@ -276,6 +366,9 @@ def run_workers(config: Config, workdir: Path, arguments: list[str]) -> str:
             for process in others:
                 process.terminate()
         codes = [process.wait() for process in others]
-    if any(codes):
-        raise RuntimeError(f"a worker ended with {max(codes)}; see {workdir}/worker*.log, then run the same command again")
-    return report(config, workdir)
+    table = report(config, workdir)
+    failed = [f"worker {number} ended with {code}" for number, code in enumerate(codes, 1) if code]
+    if failed:
+        print(table)
+        raise RuntimeError(f"{', '.join(failed)}; see {workdir}/worker*.log, then run the same command again")
+    return table

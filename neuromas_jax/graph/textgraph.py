@@ -27,7 +27,8 @@ class Layer:
       width: number of nodes.
       message_tokens: most tokens a node writes (2 or more); a shorter message closes with the end token.
       reads: indices of the earlier layers whose messages every node of this layer may read.
-      view: what of the question a node sees: "all"; its "share" of a question in parts; only what is "common" to the parts.
+      view: what of the question a node sees: "all"; its "share" of a question in parts (see `TextGraph.shares`); only what is
+        "common" to the parts.
       edges: None (every node reads every sender), or one row per node of this layer with one bool per sender, senders in the
         order of `reads`.
     """
@@ -120,6 +121,14 @@ class TextGraph:
         """One row per node of the layer, one bool per sender."""
         edges = self.layers[layer].edges
         return edges if edges is not None else ((True,) * len(self.senders(layer)),) * self.layers[layer].width
+
+    @property
+    def shares(self) -> int:
+        """How many shares a question in parts is dealt into: one for each node of the first layer that sees shares, else 1.
+
+        Later layers look at the same shares again, so that every part is in the share of some node.
+        """
+        return next((layer.width for layer in self.layers if layer.view == "share"), 1)
 
     def views(self) -> tuple[tuple[str, int], ...]:
         """The distinct (view, share) pairs that the nodes see; share is 0 unless the view is "share"."""

@@ -25,6 +25,7 @@ from neuromas_jax.pretrain.vocabulary import build_tokenizer, save_tokenizer, vo
 from neuromas_jax.tasks import FAMILIES
 from neuromas_jax.text.prompt import PromptTemplate
 from neuromas_jax.text.tokenizer import load_tokenizer
+from neuromas_jax.train.metrics import cut_log
 
 CHECKPOINT, LOG, EXPORT = "checkpoint.npz", "log.jsonl", "export"
 REFUSED_SAMPLE = 20_000  # questions of each family whose refused draws are counted for the record
@@ -92,7 +93,7 @@ def train(config, workdir: str | Path) -> dict:
     first, seconds, counts = 0, 0.0, collections.Counter()
     if (workdir / CHECKPOINT).exists():
         (backbone, moments), first, seconds, counts = _restore(workdir / CHECKPOINT, (backbone, moments))
-        _cut_log(workdir / LOG, first)
+        cut_log(workdir / LOG, first)  # the run writes the records after the checkpoint again
         logging.info("going on from step %d", first)
     logging.info("%d parameters, vocabulary %d, rows %s of lengths %s",
                  backbone.size, tokenizer.vocab_size, maker.shape, maker.lengths)
@@ -171,9 +172,3 @@ def _restore(path: Path, like):
         leaves = [jnp.asarray(stored[f"leaf{number}"]) for number in range(len(jax.tree.leaves(like)))]
         counts = collections.Counter(json.loads(str(stored["counts"])))
         return jax.tree.unflatten(jax.tree.structure(like), leaves), int(stored["step"]), float(stored["seconds"]), counts
-
-
-def _cut_log(path: Path, step: int) -> None:
-    """Drops the log's records after the checkpoint: the run writes them again."""
-    lines = [line for line in path.read_text().splitlines() if json.loads(line)["step"] <= step] if path.exists() else []
-    path.write_text("".join(line + "\n" for line in lines))

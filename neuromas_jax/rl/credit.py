@@ -38,11 +38,12 @@ def informative(rewards: Float[Array, "B G"]) -> Bool[Array, "B"]:
 
 
 def check_credit(name: str, group: int) -> None:
-    """Raises ValueError for an unknown rule, or a group too small for it."""
+    """Raises ValueError for an unknown rule, or a group of one: its rewards have no variance, so every rule would be masked."""
     if name not in CREDIT:
         raise ValueError(f"credit {name!r}; allowed are {', '.join(CREDIT)}")
-    if name != "batch_mean" and group < 2:
-        raise ValueError(f"credit {name!r} compares episodes of one question, and group is {group}; set it to 2 or more")
+    if group < 2:
+        raise ValueError(f"credit {name!r} leaves out questions whose episodes all earned the same, and group is {group}; "
+                         "set it to 2 or more")
 
 
 def advantages(name: str, rewards: Float[Array, "B G"]) -> Float[Array, "B G"]:

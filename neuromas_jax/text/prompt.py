@@ -9,6 +9,7 @@ A first-layer node has no inbox; its cue ends the shared block. For the embedded
     <s> [MAX 3 5 ] <node> 2 2    <from1> B 5 <from2> C 9 <note> 1    E 9 </s>
 """
 
+from collections.abc import Sequence
 import dataclasses
 
 import jax.numpy as jnp
@@ -61,6 +62,32 @@ def layer_prompts(graph: TextGraph, template: PromptTemplate, tokenizer: Tokeniz
         slots = tuple(tuple(tokenizer.encode_template(template.slot.format(k=k + 1))) for k in range(len(senders)))
         prompts.append(LayerPrompt(tuple(tokenizer.encode_template(template.start)), tuple(tails), slots, cue))
     return tuple(prompts)
+
+
+def check_unforgeable(prompts: Sequence[LayerPrompt], tokenizer: Tokenizer, forbidden: Sequence[int]) -> None:
+    """Every slot label, tag and cue must hold a token that no message may: else a message could pass for the template.
+
+    Raises:
+      ValueError: names the first segment that does not, why, and what to do. Labels of late senders are the likely case:
+        `<from17>` is one token only where the tokenizer has it.
+    """
+    closed = set(forbidden)
+    for layer, prompt in enumerate(prompts, 1):
+        tags = [tail if prompt.slots else tail[: len(tail) - len(prompt.cue)] for tail in prompt.tails]
+        named = [("slot", f"label of sender {k}", ids) for k, ids in enumerate(prompt.slots, 1)]
+        named += [("tag", f"tag of node {index}", ids) for index, ids in enumerate(tags, 1)]
+        named.append(("final" if layer == len(prompts) else "note", "cue", prompt.cue))
+        for place, (field, name, ids) in enumerate(named):
+            if closed.intersection(ids):
+                continue
+            allowed = sorted(closed & tokenizer.added_ids)
+            fewer = f", or let a node read {place} senders at most" if field == "slot" and place else ""
+            raise ValueError(
+                f"layer {layer}: the {name}, {tokenizer.decode(ids, keep_added=True)!r}, is made of tokens {list(ids)} "
+                f"that any message may write, so a message could forge it; start prompt.{field} with one of the tokenizer's "
+                f"added tokens ({', '.join(tokenizer.decode([token], keep_added=True) for token in allowed) or 'it has none'}), "
+                f"or add the segment to the tokenizer as an added token{fewer}"
+            )
 
 
 def pack(

@@ -21,8 +21,16 @@ def question_ids(question: Question, graph: TextGraph, tokenizer: Tokenizer, buc
 
     Raises:
       TooLong: a view is longer than the largest bucket. Questions are never cut.
+      ValueError: a node sees less than all of a question that has no parts.
     """
-    ids = [tokenizer.encode(question.view(kind, share)) for kind, share in graph.views()]
+    views = graph.views()
+    partial = [kind for kind, _ in views if kind != "all"]
+    if partial and not question.parts:
+        raise ValueError(
+            f"the family's view is {partial[0]!r}, but question {question.index} has no parts: {question.text[:80]!r}; "
+            "set families.<name>.view to 'all', or take a task whose questions come in parts, such as 'parts'"
+        )
+    ids = [tokenizer.encode(question.view(kind, share, graph.shares)) for kind, share in views]
     longest = max(map(len, ids))
     if longest > buckets[-1]:
         raise TooLong(

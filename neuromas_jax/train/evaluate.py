@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from neuromas_jax.rollout import blank_nodes, no_interventions, shuffle_questions
-from neuromas_jax.tasks import Verdict
+from neuromas_jax.tasks import Question, Verdict
 from neuromas_jax.train.batches import TooLong, pad_questions, question_ids
 from neuromas_jax.train.run import Compiled
 
@@ -20,6 +20,7 @@ class Scores:
 
     Attributes:
       n: questions asked; too_long: questions left out because no bucket holds them (counted as wrong by nobody, reported).
+      asked: the questions asked, in the order given.
       right: questions answered right.
       format_rate: answers that could be read; truncated: readout messages that hit their limit without an end.
       top_answer_share: share of the most frequent answer.
@@ -29,6 +30,7 @@ class Scores:
 
     n: int
     too_long: int
+    asked: tuple[Question, ...]
     right: int
     format_rate: float
     truncated: float
@@ -127,7 +129,8 @@ def evaluate(
     said = [collections.Counter() for _ in range(graph.size)]
     for start in range(0, len(order), size):
         chosen = order[start : start + size]
-        filled = [chosen[i % len(chosen)] for i in range(size)]  # a short last batch is filled up and the filling dropped
+        # A short last batch is filled up, and the filling dropped: with other questions, whose messages a shuffle can bring.
+        filled = [order[(start + i) % len(order)] for i in range(size)]
         batch = pad_questions([rows[i] for i in filled], filled, run.family.buckets)
         answers = [[] for _ in chosen]
         for number in range(passes):
@@ -151,6 +154,7 @@ def evaluate(
     return Scores(
         n=len(asked),
         too_long=len(questions) - len(asked),
+        asked=tuple(asked),
         right=sum(verdict.reward == 1 for verdict in final),
         format_rate=sum(verdict.outcome != "malformed" for verdict in every) / len(every),
         truncated=sum(truncated) / len(truncated),

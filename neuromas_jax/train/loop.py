@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+import os
 from pathlib import Path
+import re
 import time
 
 import jax
@@ -19,6 +21,11 @@ from neuromas_jax.train.metrics import Metrics
 from neuromas_jax.train.run import Compiled, Run
 
 
+# Seeds start so far apart in the training split, more than any run takes. A family's split has no end; a number has 32 bits,
+# so there are so many starts, after which seeds share questions again.
+SEED_STRIDE, SEED_STARTS = 10_000_000, 214
+
+
 class NonFinite(FloatingPointError):
     """The loss or a gradient is not a finite number. The last good checkpoint is kept."""
 
@@ -32,7 +39,7 @@ class TrainState:
       learner: adapters, moments, learning rates.
       key: the run's key; each use folds in its purpose and step.
       step: steps done.
-      cursor: number of the next training question.
+      cursor: number of the next training question; starts at `first_question`.
     """
 
     learner: LearnerState
@@ -41,9 +48,20 @@ class TrainState:
     cursor: jax.Array
 
 
+def first_question(task, seed: int) -> int:
+    """Number of the first training question of a seed, so that seeds differ in what they see and not only in adapters.
+
+    A file's rows are finite: there a seed starts at the beginning of a pass of its own, with all rows in another order.
+    """
+    start = seed % SEED_STARTS * SEED_STRIDE
+    rows = len(task.questions("train")) if hasattr(task, "questions") else 1
+    return start - start % max(rows, 1)
+
+
 def init_state(run: Run, seed: int) -> TrainState:
+    """The state before the first step, a function of the run and its seed. Raises ValueError for a task without training rows."""
     learner = init_learner(run.optimizer, run.new_bank(seed))
-    return TrainState(learner, jax.random.key(seed), jnp.int32(0), jnp.int32(0))
+    return TrainState(learner, jax.random.key(seed), jnp.int32(0), jnp.int32(first_question(run.task, seed)))
 
 
 def description(run: Run, seed: int) -> dict:
@@ -70,18 +88,19 @@ def train(compiled: Compiled, folder: Path, seed: int, steps: int, title: str = 
 
     Raises:
       NonFinite: with the step and the node; checkpoints are left as they are.
-      checkpoint.CheckpointError: the folder holds another run's checkpoint, or a damaged one.
+      checkpoint.CheckpointError: the folder holds another run's checkpoint, one past `steps`, or a damaged one.
     """
     run, training = compiled.run, compiled.run.config.training
     batch_size, group = run.config.rollout.questions, run.config.rollout.group
     state, belongs = init_state(run, seed), description(run, seed)
-    found = checkpoint.restore(folder / "checkpoints", state, belongs)
+    found = checkpoint.restore(folder / "checkpoints", state, belongs, steps)
     if found:
         state = found[1]
     validation = distinct_questions(run.task, "validation", None, training.validation_questions)
     keep = no_interventions(run.method.graph, batch_size, group)
     folder.mkdir(parents=True, exist_ok=True)
     metrics = Metrics(folder, int(state.step), steps, title)
+    cut_episodes(folder / "episodes.txt", int(state.step))
     window = Window()
     try:
         while int(state.step) < steps:
@@ -101,7 +120,7 @@ def train(compiled: Compiled, folder: Path, seed: int, steps: int, title: str = 
             learner, numbers = compiled.update(state.learner, episodes, jnp.asarray(rewards), batch.tokens.shape[-1])
             numbers = jax.device_get(numbers)
             state = TrainState(learner, state.key, jnp.int32(step + 1), jnp.int32(cursor))
-            _check_finite(run, numbers, step + 1)
+            check_finite(run, numbers, step + 1)
             # 4. numbers
             compile_seconds = sum(compiled.compile_seconds.values())
             window.add(episodes, rewards, time.perf_counter() - started - (compile_seconds - compiled_before), skipped)
@@ -151,7 +170,7 @@ class Window:
         return record
 
 
-def _check_finite(run: Run, numbers: UpdateMetrics, step: int) -> None:
+def check_finite(run: Run, numbers: UpdateMetrics, step: int) -> None:
     """Raises NonFinite naming the step and the first node whose loss or slot gradient is not finite."""
     for node, slot in enumerate(run.method.slots):
         for name, value in (("loss", numbers.loss[node]), ("gradient", numbers.gradient_norm[slot])):
@@ -159,7 +178,7 @@ def _check_finite(run: Run, numbers: UpdateMetrics, step: int) -> None:
                 raise NonFinite(
                     f"step {step}: the {name} of node {node} "
                     f"(layer {run.method.graph.place(node)[0] + 1}, slot {slot}) is {value}; "
-                    "the last good checkpoint is kept: lower the learning rate or optimizer.clip and run again"
+                    "the last good checkpoint is kept: lower the learning rate or optimizer.clip and give another --workdir"
                 )
 
 
@@ -201,15 +220,19 @@ def node_numbers(compiled: Compiled, bank, episodes: Episodes, verdicts, numbers
 def write_episodes(
     run: Run, path: Path, step: int, questions, episodes: Episodes, verdicts: list[list[Verdict]], rewards, count: int = 2
 ) -> None:
-    """Appends a few whole episodes as readable text: question, each node's prompt tail and message, answer, reward, advantage."""
+    """Appends a few whole episodes as readable text: question, each node's prompt tail and message, answer, reward, advantage.
+
+    They are the first episodes of the batch's first `count` questions, whatever they earned.
+    """
     tokenizer, graph, end_id = run.parts.tokenizer, run.method.graph, run.program.sampling.end_id
     credit = np.asarray(advantages(run.objective.credit, jnp.asarray(rewards)))
     texts = [text for layer in episodes for text in message_texts(tokenizer, end_id, layer)]
     lines = []
     for b in range(min(count, len(questions))):
-        g = int(np.argmax(rewards[b]))
+        g, group = 0, len(rewards[b])
         verdict = verdicts[b][g]
-        lines += [f"== step {step}, question {questions[b].index}, episode {g}", f"question: {questions[b].text}"]
+        lines += [f"== step {step}, question {questions[b].index}, episode {g} of {group} (the first, whatever it earned)",
+                  f"question: {questions[b].text}"]
         for node in range(graph.size):
             number, place = graph.place(node)
             layer = episodes[number]
@@ -219,6 +242,18 @@ def write_episodes(
             lines.append(f"  node {node} (layer {number + 1}): "
                          f"...{tokenizer.decode(tail, keep_added=True)} -> {texts[node][b][g]}")
         lines += [f"answer: {verdict.answer!r} ({verdict.outcome}; gold {questions[b].answer!r})",
-                  f"reward {rewards[b, g]:.0f}, advantage {credit[b, g]:+.3f}; the group earned {rewards[b].mean():.2f}", ""]
+                  f"reward {rewards[b, g]:g}, advantage {credit[b, g]:+.3f}; the group earned {rewards[b].mean():.2f}", ""]
     with open(path, "a", encoding="utf-8") as file:
         file.write("\n".join(lines) + "\n")
+
+
+def cut_episodes(path: Path, step: int) -> None:
+    """Drops the episodes after `step`, which a resumed run writes again, and one that was cut off as it was written."""
+    if not path.exists():
+        return
+    text = path.read_text(encoding="utf-8", errors="replace")
+    text = text[: text.rfind("\n\n") + 2] if "\n\n" in text else ""  # a whole episode ends with an empty line
+    later = (found.start() for found in re.finditer(r"^== step (\d+), ", text, re.MULTILINE) if int(found.group(1)) > step)
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(text[: next(later, len(text))], encoding="utf-8")
+    os.replace(temporary, path)
