@@ -31,7 +31,7 @@ EXAMPLES = {
 
 @dataclasses.dataclass(frozen=True)
 class GraphConfig:
-    """The graph that is tested; see `graph.text_graph`. Its message length is the family's."""
+    """The graph that is tested; see `graph.text_graph`. Its message length is the family's, and so may be its topology."""
 
     topology: str = "4-2-1"
     reads: str | tuple[tuple[int, ...], ...] = "previous"
@@ -85,6 +85,7 @@ class FamilyConfig:
       tokens_per_fact: tokens of one `label value`; the prompt tells a node how many facts its message holds.
       buckets: lengths that questions are padded to; one trace each.
       view: what the graph's nodes see of the question: one word, or one per layer.
+      topology: this family's graph, in place of `graph.topology`.
       files: BBH files that are evaluated with what was trained on this family.
       adapters: for evaluation without training: folder with `<method>_seed<n>/adapters.safetensors` and `done.json`, as an
         experiment leaves them under `train/<family>`.
@@ -96,6 +97,7 @@ class FamilyConfig:
     tokens_per_fact: int = 2
     buckets: tuple[int, ...] = (32,)
     view: str | tuple[str, ...] = "all"
+    topology: str = ""
     files: tuple[str, ...] = ()
     adapters: str = ""
 

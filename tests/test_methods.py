@@ -119,3 +119,9 @@ def test_unknown_and_repeated_methods_are_refused():
 def test_a_wide_readout_is_refused(name):
     with pytest.raises(ValueError, match="'4-2' ends in a layer of 2 nodes.*the last layer must have one node, such as '4-2-1'"):
         methods(6, "4-2", names=(name,))
+
+
+def test_a_family_may_have_a_graph_of_its_own():
+    config = parse(dict(families=dict(listops=dict(), modular=dict(topology="2-2-1")), graph=dict(topology="4-2-1")))
+    made = {name: make_method("chain_equal_calls", config, family) for name, family in config.families.items()}
+    assert {name: method.calls for name, method in made.items()} == {"listops": 7, "modular": 5}

@@ -79,9 +79,10 @@ def make_method(name: str, config: Config, family: FamilyConfig) -> Method:
     """
     check_methods([name])
     options = config.graph
-    graph = text_graph(options.topology, family.message_tokens, options.reads, family.view, options.edges)
+    topology = family.topology or options.topology
+    graph = text_graph(topology, family.message_tokens, options.reads, family.view, options.edges)
     if graph.layers[-1].width > 1:
-        raise ValueError(f"topology {options.topology!r} ends in a layer of {graph.layers[-1].width} nodes, but only one answer "
+        raise ValueError(f"topology {topology!r} ends in a layer of {graph.layers[-1].width} nodes, but only one answer "
                          "is rewarded; the last layer must have one node, such as '4-2-1'")
     slots = node_slots(graph, options.slots)
     rank = config.adapters.rank

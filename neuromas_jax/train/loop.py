@@ -73,7 +73,9 @@ def description(run: Run, seed: int) -> dict:
     kept = {name: config[name] for name in ("backbone", "adapters", "prompt", "rollout", "objective", "optimizer")}
     kept["optimizer"] = dataclasses.asdict(run.optimizer)
     del kept["rollout"]["microbatch"]
-    text = json.loads(json.dumps({**kept, "family": dataclasses.asdict(run.family), "seed": seed}))
+    family = dataclasses.asdict(run.family)
+    del family["topology"]  # the graph tells it
+    text = json.loads(json.dumps({**kept, "family": family, "seed": seed}))
     graph = dataclasses.asdict(run.method.graph)
     return {
         "backbone": run.parts.fingerprint, "config": text,
