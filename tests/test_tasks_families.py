@@ -124,6 +124,17 @@ def test_drawn_arithmetic_stays_within_two_digits():
     assert make_task("arithmetic").read("((9 * 9 * 9 + 1) + (1 + 1 + 1 + 1)) =").answer == "734"
 
 
+def test_uneven_arithmetic_has_one_bracket_of_the_depth():
+    task = make_task("arithmetic", uneven=True)
+    sizes = set()
+    for index in range(200):
+        text = task.generate("train", index, 4).text
+        left, right = (len(re.findall(r"-?\d", part)) for part in re.split(r"(?<=\)) [-+*] (?=\()", text))
+        sizes.add((left, right))
+        assert max(left, right) == 4
+    assert sizes == {(4, 4), (4, 3), (4, 2), (3, 4), (2, 4)}
+
+
 def test_walks_equal_a_simulator_on_complex_numbers():
     for question in _sample("navigate"):
         body = question.text[len(navigate.HEAD): question.text.index("\n")]

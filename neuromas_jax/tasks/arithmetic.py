@@ -5,6 +5,8 @@ only questions whose values have two digits at most, which the embedded tokenize
 Wording after Suzgun et al., BIG-Bench Hard (2022).
 """
 
+import functools
+
 from neuromas_jax.tasks.expression import LITERAL, Places, unreadable
 from neuromas_jax.tasks.modular import NAMES, OPERATORS
 from neuromas_jax.tasks.types import Question, Task
@@ -15,15 +17,18 @@ DIGITS = tuple(map(str, range(MAX_LITERAL + 1)))
 FORM = "`((-1 + 2 + 9 * 5) - (-2 + -4 + -4 * -7)) =`: two brackets of operands from -9 to 9, operators + - *"
 
 
-def draw(rng, depth: int) -> str:
-    """Two brackets of `depth` operands, all values within `MAX_VALUE`."""
-    def bracket():
+def draw(rng, depth: int, uneven: bool = False) -> str:
+    """Two brackets of `depth` operands, or with `uneven` one of them of 2 to `depth`; all values within `MAX_VALUE`."""
+    def bracket(size):
         terms = [str(rng.randint(-MAX_LITERAL, MAX_LITERAL))]
-        for _ in range(depth - 1):
+        for _ in range(size - 1):
             terms += [rng.choice(NAMES), str(rng.randint(-MAX_LITERAL, MAX_LITERAL))]
         return f"({' '.join(terms)})"
     while True:
-        text = f"({bracket()} {rng.choice(NAMES)} {bracket()}) ="
+        sizes = [depth, rng.randint(2, depth) if uneven else depth]
+        if uneven:
+            rng.shuffle(sizes)
+        text = f"({bracket(sizes[0])} {rng.choice(NAMES)} {bracket(sizes[1])}) ="
         if all(abs(int(fact.value)) <= MAX_VALUE for fact in read(text).facts):
             return text
 
@@ -81,6 +86,10 @@ def read(text: str) -> Question:
     return Question(text, str(value), parser.widest, facts=facts)
 
 
-def make(depths=(2, 3, 4), weights=(0.15, 0.35, 0.50), held_out_depth=5) -> Task:
-    """Two brackets joined; depth is the number of operands in each."""
-    return Task("arithmetic", tuple(depths), tuple(weights), held_out_depth, (2, 12), 0.0, False, draw, read)
+def make(depths=(2, 3, 4), weights=(0.15, 0.35, 0.50), held_out_depth=5, uneven=False) -> Task:
+    """Two brackets joined; depth is the number of operands in each, or with `uneven` in the longer one.
+
+    Uneven questions fill the wide step from one depth to the next: at 2 and 4 operands one bracket is as long as the file's.
+    """
+    return Task("arithmetic", tuple(depths), tuple(weights), held_out_depth, (2, 12), 0.0, False,
+                functools.partial(draw, uneven=bool(uneven)), read)
