@@ -40,7 +40,7 @@ setup(
         "transformers": ["transformers>=5.0"],
         "datasets": ["tensorflow-datasets>=4.9.9", "importlib_resources"],
         "test": [
-            "beartype>=0.20", "hypothesis>=6.100", "pytest>=8", "transformers>=5.0", "nbformat>=5.10", "nbclient>=0.10", "ipykernel>=6.29",
+            "beartype>=0.20", "hypothesis>=6.100", "pytest>=8", "pytest-xdist>=3.6", "transformers>=5.0", "nbformat>=5.10", "nbclient>=0.10", "ipykernel>=6.29",
         ],
         "colab": ["ipykernel>=6.29", "nbformat>=5.10"],
         # The peer of the benchmarks and live parity tests. Install a CPU build of torch first, or pip brings CUDA packages.

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs the tests: bash tests/run.sh [pytest flags ...]
+# Runs the tests in two processes, file by file: bash tests/run.sh [pytest flags ...]; -n 0 for one process
 source "$(dirname "${BASH_SOURCE[0]}")/../launch/environment.sh" cpu,test
 export JAX_PLATFORMS="${JAX_PLATFORMS:-cpu}" MPLBACKEND=agg
-exec "$venv/bin/python" -m pytest "$@"
+exec "$venv/bin/python" -m pytest -n 2 --dist loadfile "$@"
