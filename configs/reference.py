@@ -17,7 +17,8 @@ def get_config():
         parts=dict(buckets=(40, 64), view=("share", "common", "common")),
         strings=dict(buckets=(10,), message_tokens=5, tokens_per_fact=5),
         modular=dict(buckets=(32, 64)),  # a partial solution does not help here
-        arithmetic=dict(buckets=(26,), message_tokens=3, tokens_per_fact=3, files=("multistep_arithmetic_two",)),
+        arithmetic=dict(  # two facts a message: a bracket of four operands takes three steps
+            buckets=(26,), message_tokens=(4, 4, 2), options=dict(uneven=True), files=("multistep_arithmetic_two",)),
     )
     config.order = ("listops", "boolean", "navigate", "parts", "strings", "modular", "arithmetic")
     config.methods = (
