@@ -4,6 +4,7 @@ import dataclasses
 import gzip
 import json
 import re
+import time
 from collections import Counter
 from importlib import resources
 
@@ -50,7 +51,9 @@ def test_bbh_majority_classes():
 
 
 def test_shallow_bars():
+    start = time.process_time()
     walks = bar(bbh("navigate"), make_task("bbh", file="navigate"))
+    assert time.process_time() - start < 6.0
     assert walks.rule == "an even total means Yes" and walks.accuracy == 0.72
     assert bar(bbh("boolean_expressions"), make_task("boolean")).accuracy > 0.75
     assert bar(bbh("multistep_arithmetic_two"), make_task("arithmetic")).accuracy < 0.05
