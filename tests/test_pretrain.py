@@ -242,6 +242,16 @@ def test_unknown_families_and_shares_are_refused():
         QuestionSource({"lisp": 1.0}, {}, 0.0)
     with pytest.raises(ValueError, match="positive sum"):
         QuestionSource({"listops": 0.0}, {}, 0.0)
+    with pytest.raises(ValueError, match="unknown family 'lisp'"):
+        QuestionSource({"listops": 1.0}, {}, 0.0, {"lisp": {}})
+
+
+def test_options_of_a_family_reach_its_questions():
+    source = QuestionSource({"arithmetic": 1.0}, {"arithmetic": (5,)}, 0.5, {"arithmetic": {"far": 1.0}})
+    rng = random.Random(0)
+    questions = [source.draw(rng) for _ in range(60)]
+    assert min(abs(int(question.answer)) for question in questions) >= 40
+    assert {question.depth for question in questions} >= {3, 4, 5}
 
 
 def test_batches_depend_on_seed_and_step_alone(writer):

@@ -135,6 +135,16 @@ def test_uneven_arithmetic_has_one_bracket_of_the_depth():
     assert sizes == {(4, 4), (4, 3), (4, 2), (3, 4), (2, 4)}
 
 
+def test_far_arithmetic_draws_that_share_of_answers_far_from_zero():
+    def distances(**options):
+        task = make_task("arithmetic", **options)
+        return [abs(int(task.generate("train", index).answer)) for index in range(300)]
+
+    assert min(distances(far=1.0)) >= 40 and max(distances(far=1.0)) <= 99
+    some, none = (sum(d >= 40 for d in distances(far=far)) for far in (0.5, 0.0))
+    assert 150 < some < 240 and 40 < none < 110
+
+
 def test_walks_equal_a_simulator_on_complex_numbers():
     for question in _sample("navigate"):
         body = question.text[len(navigate.HEAD): question.text.index("\n")]

@@ -24,17 +24,20 @@ TARGET_SHARE = 0.3  # room for targets in a part, of its tokens; a fifth is usua
 class QuestionSource:
     """Draws questions of the families' mixture; the deeper ones beside each family's own training mixture.
 
-    families: name -> share. extra_depths: name -> depths that are drawn with probability `extra_share`.
+    families: name -> share. extra_depths: name -> depths that are drawn with probability `extra_share`. options: name -> what
+    the family's `make` takes.
     Raises ValueError on an unknown family or on shares that are negative or all zero.
     """
 
-    def __init__(self, families: Mapping[str, float], extra_depths: Mapping[str, Sequence[int]], extra_share: float):
-        unknown = sorted({*families, *extra_depths}.difference(FAMILIES))
+    def __init__(self, families: Mapping[str, float], extra_depths: Mapping[str, Sequence[int]], extra_share: float,
+                 options: Mapping[str, Mapping] | None = None):
+        options = options or {}
+        unknown = sorted({*families, *extra_depths, *options}.difference(FAMILIES))
         if unknown:
             raise ValueError(f"unknown family {unknown[0]!r}; allowed: {', '.join(FAMILIES)}; name the families by these")
         if not families or min(families.values()) < 0 or sum(families.values()) <= 0:
             raise ValueError(f"family shares {dict(families)} must not be negative and have a positive sum; set them anew")
-        self.tasks = {name: FAMILIES[name]() for name in families}
+        self.tasks = {name: FAMILIES[name](**options.get(name, {})) for name in families}
         self._shares = list(families.values())
         self._deep = {name: deeper(self.tasks[name], depths)
                       for name, depths in extra_depths.items() if depths and name in families}

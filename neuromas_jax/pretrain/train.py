@@ -83,7 +83,7 @@ def train(config, workdir: str | Path) -> dict:
     tokenizer = load_tokenizer(workdir / "tokenizer")
     writer = DocumentWriter(tokenizer, PromptTemplate(), Mixture(**config.mixture))
     source = QuestionSource(
-        dict(config.families), {name: tuple(d) for name, d in config.extra_depths.items()}, config.extra_share)
+        dict(config.families), {name: tuple(d) for name, d in config.extra_depths.items()}, config.extra_share, config.options)
     maker = BatchMaker(source, writer, config.batch, tuple(config.lengths), config.seed)
     test = SkillTest(tasks, writer, config.skill_questions, config.lengths[-1])
     sizes = DecoderConfig(vocab_size=tokenizer.vocab_size, **config.decoder)

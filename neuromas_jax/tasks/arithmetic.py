@@ -13,23 +13,29 @@ from neuromas_jax.tasks.types import Question, Task
 
 MAX_LITERAL = 9
 MAX_VALUE = 99  # of every sub-expression of a drawn question
+FAR = 40  # answers this far from 0 are a quarter of all, and hardest to learn
 DIGITS = tuple(map(str, range(MAX_LITERAL + 1)))
 FORM = "`((-1 + 2 + 9 * 5) - (-2 + -4 + -4 * -7)) =`: two brackets of operands from -9 to 9, operators + - *"
 
 
-def draw(rng, depth: int, uneven: bool = False) -> str:
-    """Two brackets of `depth` operands, or with `uneven` one of them of 2 to `depth`; all values within `MAX_VALUE`."""
+def draw(rng, depth: int, uneven: bool = False, far: float = 0.0) -> str:
+    """Two brackets of `depth` operands, or with `uneven` one of them of 2 to `depth`; all values within `MAX_VALUE`.
+
+    far: share of questions whose answer has to lie `FAR` or more from 0.
+    """
     def bracket(size):
         terms = [str(rng.randint(-MAX_LITERAL, MAX_LITERAL))]
         for _ in range(size - 1):
             terms += [rng.choice(NAMES), str(rng.randint(-MAX_LITERAL, MAX_LITERAL))]
         return f"({' '.join(terms)})"
+    nearest = FAR if far and rng.random() < far else 0
     while True:
         sizes = [depth, rng.randint(2, depth) if uneven else depth]
         if uneven:
             rng.shuffle(sizes)
         text = f"({bracket(sizes[0])} {rng.choice(NAMES)} {bracket(sizes[1])}) ="
-        if all(abs(int(fact.value)) <= MAX_VALUE for fact in read(text).facts):
+        values = [abs(int(fact.value)) for fact in read(text).facts]
+        if max(values) <= MAX_VALUE and values[-1] >= nearest:
             return text
 
 
@@ -86,10 +92,10 @@ def read(text: str) -> Question:
     return Question(text, str(value), parser.widest, facts=facts)
 
 
-def make(depths=(2, 3, 4), weights=(0.15, 0.35, 0.50), held_out_depth=5, uneven=False) -> Task:
+def make(depths=(2, 3, 4), weights=(0.15, 0.35, 0.50), held_out_depth=5, uneven=False, far=0.0) -> Task:
     """Two brackets joined; depth is the number of operands in each, or with `uneven` in the longer one.
 
     Uneven questions fill the wide step from one depth to the next: at 2 and 4 operands one bracket is as long as the file's.
     """
     return Task("arithmetic", tuple(depths), tuple(weights), held_out_depth, (2, 12), 0.0, False,
-                functools.partial(draw, uneven=bool(uneven)), read)
+                functools.partial(draw, uneven=bool(uneven), far=far), read)
