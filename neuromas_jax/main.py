@@ -33,6 +33,15 @@ def parse_flags(arguments):
         sys.exit(2)
 
 
+def backend() -> str:
+    """Name of the backend that JAX runs on. Raises ValueError where it cannot start."""
+    try:
+        return jax.default_backend()
+    except RuntimeError as error:
+        raise ValueError(f"JAX cannot start its backend: {error}; name one that is there in the environment, such as "
+                         "JAX_PLATFORMS=cpu, or install the extra tpu or cuda") from error
+
+
 def share_machine(config, worker: int):
     """Keeps a process that works beside others to one core: processes share a machine better than threads.
 
@@ -50,13 +59,13 @@ def share_machine(config, worker: int):
     cores = [int(core) for core in os.environ.get(CORES, "").split()] if worker else allowed
     if cores:
         os.sched_setaffinity(0, {cores[worker % len(cores)]})  # before JAX counts the cores to start threads
-    if jax.default_backend() == "cpu":
+    if backend() == "cpu":
         return config, cores
     for thread in Path("/proc/self/task").iterdir() if cores else ():
         with contextlib.suppress(ProcessLookupError):  # it has ended since
             os.sched_setaffinity(int(thread.name), allowed)
     logging.warning("config.workers is %d and the backend is %s: this one process does all the work, since an accelerator such "
-                    "as a TPU admits one process", config.workers, jax.default_backend())
+                    "as a TPU admits one process", config.workers, backend())
     return dataclasses.replace(config, workers=1), []
 
 
@@ -72,6 +81,7 @@ def main(arguments):
     workdir = Path(_WORKDIR.value)
     try:
         config, cores = share_machine(parse(_CONFIG.value), _WORKER.value)
+        backend()  # an error before anything else, where it cannot start
         if _WORKER.value == 0:
             check(config, workdir)
     except (ValueError, OSError) as error:  # OSError: a file or folder that is missing or cannot be read

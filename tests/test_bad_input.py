@@ -31,7 +31,7 @@ from neuromas_jax.tasks import make_task
 from neuromas_jax.tasks.splits import split_of
 from neuromas_jax.train import checkpoint
 from neuromas_jax.train import run as train_run
-from neuromas_jax.train.batches import TooLong, distinct_questions, next_batch
+from neuromas_jax.train.batches import TooLong, distinct_questions, next_batch, question_ids
 from neuromas_jax.train.loop import NonFinite, check_finite, description, train
 from neuromas_jax.train.run import Compiled, Parts, load_parts, make_run
 from tests.tiny import tiny_config, tokenizer
@@ -110,6 +110,17 @@ def test_it_is_an_ordinary_process_that_ends_with_2(tmp_path):
          "--config.graph.topology=2--1"],
         cwd=ROOT, capture_output=True, text=True, timeout=300, env={**os.environ, "JAX_PLATFORMS": "cpu"})
     assert ended.returncode == 2 and ended.stderr.strip().startswith("error: topology '2--1'") and "Traceback" not in ended.stderr
+
+
+def test_a_backend_that_cannot_start(tmp_path):
+    experiment = tmp_path / "experiment.py"
+    experiment.write_text(EXPERIMENT)
+    ended = subprocess.run(
+        [sys.executable, "-m", "neuromas_jax.main", f"--config={experiment}", f"--workdir={tmp_path / 'work'}"],
+        cwd=ROOT, capture_output=True, text=True, timeout=300, env={**os.environ, "JAX_PLATFORMS": "abacus"})
+    assert ended.returncode == 2 and "Traceback" not in ended.stderr, ended.stderr
+    assert re.search("error: JAX cannot start its backend: .*abacus.*such as JAX_PLATFORMS=cpu", ended.stderr)
+    assert not (tmp_path / "work").exists()
 
 
 @pytest.mark.parametrize("rows, message", [
@@ -385,3 +396,15 @@ def test_questions_too_long_are_an_error_or_counted_never_cut(compiled):
     assert (np.asarray(batch.valid).sum(axis=-1) == 4).all()  # [MAX, two digits, ]
     with pytest.raises(TooLong):  # every one is too long: an error all the same
         next_batch(task, 0, 2, run.method.graph, run.parts.tokenizer, (3,), "skip")
+
+
+def test_what_is_too_long_does_not_depend_on_what_the_nodes_see_of_it():
+    """Else methods that see all of a question would be asked others than a graph whose nodes see shares."""
+    task, words = make_task("parts"), tokenizer()
+    question = task.generate("train", 0, task.depths[-1])
+    shares, whole = (text_graph("4-2-1", 2, view=view) for view in (("share", "common", "common"), "all"))
+    seen = max(len(words.encode(question.view(kind, share, shares.shares))) for kind, share in shares.views())
+    assert seen < len(words.encode(question.text)) - 1
+    for graph in (shares, whole):
+        with pytest.raises(TooLong, match=f"has {len(words.encode(question.text))} tokens"):
+            question_ids(question, graph, words, (seen + 1,))

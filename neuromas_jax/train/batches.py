@@ -20,7 +20,8 @@ def question_ids(question: Question, graph: TextGraph, tokenizer: Tokenizer, buc
     """Ids of one question, one list per distinct view of the graph.
 
     Raises:
-      TooLong: a view is longer than the largest bucket. Questions are never cut.
+      TooLong: the whole question is longer than the largest bucket, whatever the views show of it: methods that see more of it
+        and less are asked the same questions. Questions are never cut.
       ValueError: a node sees less than all of a question that has no parts.
     """
     views = graph.views()
@@ -31,7 +32,7 @@ def question_ids(question: Question, graph: TextGraph, tokenizer: Tokenizer, buc
             "set families.<name>.view to 'all', or take a task whose questions come in parts, such as 'parts'"
         )
     ids = [tokenizer.encode(question.view(kind, share, graph.shares)) for kind, share in views]
-    longest = max(map(len, ids))
+    longest = max(map(len, [*ids, tokenizer.encode(question.text)] if partial else ids))
     if longest > buckets[-1]:
         raise TooLong(
             f"question {question.index} has {longest} tokens and the largest bucket is {buckets[-1]}: {question.text[:80]!r}; "
