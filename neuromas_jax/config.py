@@ -86,6 +86,7 @@ class FamilyConfig:
       buckets: lengths that questions are padded to; one trace each.
       view: what the graph's nodes see of the question: one word, or one per layer.
       topology: this family's graph, in place of `graph.topology`.
+      steps: of training, in place of `training.steps`.
       files: BBH files that are evaluated with what was trained on this family.
       adapters: for evaluation without training: folder with `<method>_seed<n>/adapters.safetensors` and `done.json`, as an
         experiment leaves them under `train/<family>`.
@@ -98,6 +99,7 @@ class FamilyConfig:
     buckets: tuple[int, ...] = (32,)
     view: str | tuple[str, ...] = "all"
     topology: str = ""
+    steps: int | None = None
     files: tuple[str, ...] = ()
     adapters: str = ""
 
@@ -274,6 +276,7 @@ def _check(config: Config) -> None:
         ("objective.entropy_bonus", config.objective.entropy_bonus, 0), ("objective.kl_penalty", config.objective.kl_penalty, 0),
         *((f"families.{name}.tokens_per_fact", family.tokens_per_fact, 1) for name, family in families),
         *((f"families.{name}.message_tokens", family.message_tokens, 2) for name, family in families),
+        *((f"families.{name}.steps", family.steps, 1) for name, family in families),
     ):
         if value is not None and min(value if isinstance(value, tuple) else (value,), default=low) < low:
             raise ValueError(f"config key {name!r} is {value}; it must be {low} or more")

@@ -8,7 +8,7 @@ import pytest
 from neuromas_jax.analysis.report import read_trained
 from neuromas_jax.config import parse
 from neuromas_jax.experiments import run as experiment
-from neuromas_jax.experiments.cells import write_done
+from neuromas_jax.experiments.cells import train_cells, write_done
 from neuromas_jax.experiments.publish import publish
 from neuromas_jax.train.run import make_run
 
@@ -135,6 +135,15 @@ def test_a_rival_without_adapters_is_trained_again_only_where_it_must_be_evaluat
 def test_other_test_questions_make_every_evaluation_anew(again, laboratory):
     trained, evaluated = laboratory.run(dataclasses.replace(CONFIG, test_questions=1), again)
     assert trained == [("train", f"single_equal_parameters_seed{seed}") for seed in (0, 1)] and len(evaluated) == 8
+
+
+def test_a_family_may_have_training_steps_of_its_own(tmp_path):
+    families = configure(families=dict(listops={**TINY, "steps": 3}, boolean=TINY)).families
+    config = dataclasses.replace(configure(), families=families)
+    steps = {name: {cell.steps for cell in train_cells(config, tmp_path, name)} for name in families}
+    assert steps == {"listops": {3}, "boolean": {1}}
+    runs = [make_run(one, "listops", "graph") for one in (config, configure())]
+    assert experiment.identity(runs[0], 0) == experiment.identity(runs[1], 0)  # so that a family can be made longer
 
 
 def test_a_published_experiment_can_be_made_longer(again, laboratory):

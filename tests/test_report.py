@@ -94,6 +94,14 @@ def test_partial_results(tmp_path):
     assert "**Partial: 1 of 54 evaluations are done.**" in report and "## boolean" not in report and "graph −" not in report
 
 
+def test_the_opening_tells_what_families_have_of_their_own(tmp_path):
+    config = parse(dict(families=dict(listops=dict(), strings=dict(steps=9), modular=dict(topology="2-1", steps=8)),
+                        training=dict(steps=7)))
+    write_report(config, tmp_path, [])
+    assert "Graph `4-2-1 (2-1 for modular)` on" in (text := (tmp_path / "report.md").read_text())
+    assert "7 (8 for modular, 9 for strings) training steps" in text
+
+
 def test_edges_that_skip_layers(workdir):
     write_report(configure(graph=dict(topology="4-2-1", reads="all")), workdir, [record()])
     assert (workdir / "graph_listops.png").exists()

@@ -65,10 +65,14 @@ def opening(config: Config, records: list[dict]) -> str:
     seeds = sorted({record["seed"] for record in records})
     found = {(record.get("family"), record["method"], record["seed"]) for record in records}
     wanted = len(config.families) * len(config.methods) * len(config.seeds)
-    own = [f"`{family.topology}` for {name}" for name, family in config.families.items() if family.topology]
-    text = (f"Graph {', '.join([f'`{config.graph.topology}`', *own])} on the backbone `{config.backbone}`, {config.training.steps} training steps of "
-            f"{config.rollout.questions} questions x {config.rollout.group} episodes, "
-            f"seeds {', '.join(map(str, seeds)) or 'none yet'}.")
+
+    def with_exceptions(general, field):
+        own = [f"{getattr(family, field)} for {name}" for name, family in config.families.items() if getattr(family, field)]
+        return f"{general} ({', '.join(own)})" if own else f"{general}"
+
+    text = (f"Graph `{with_exceptions(config.graph.topology, 'topology')}` on the backbone `{config.backbone}`, "
+            f"{with_exceptions(config.training.steps, 'steps')} training steps of {config.rollout.questions} questions x "
+            f"{config.rollout.group} episodes, seeds {', '.join(map(str, seeds)) or 'none yet'}.")
     return text + (f" **Partial: {len(found)} of {wanted} evaluations are done.**" if len(found) < wanted else "")
 
 

@@ -51,7 +51,8 @@ def learning_rate(config: Config, workdir: Path, family: str, method: str) -> fl
 
 
 def train_cells(config: Config, workdir: Path, family: str) -> list[Cell]:
-    return [Cell(family, method, seed, learning_rate(config, workdir, family, method), config.training.steps)
+    steps = config.families[family].steps or config.training.steps
+    return [Cell(family, method, seed, learning_rate(config, workdir, family, method), steps)
             for method in trained_methods(config, family) for seed in config.seeds]
 
 
