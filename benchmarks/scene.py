@@ -71,7 +71,7 @@ def make_scene_program(load: Load, vocab_size: int) -> Program:
     sampling = Sampling(tokenizer.end_id, tuple(sorted(tokenizer.added_ids)))
     graph = text_graph(load.topology, message_tokens=load.message_tokens)
     return make_program(graph, node_slots(graph), PromptTemplate(), tokenizer, sampling, load.group,
-                        default_microbatch(load.questions), load.lora_scale)
+                        default_microbatch(load.questions, load.group, graph), load.lora_scale)
 
 
 def read_load(folder: pathlib.Path) -> Load:

@@ -52,7 +52,7 @@ class AdapterConfig:
 class RolloutConfig:
     """`questions` times `group` episodes a step.
 
-    `microbatch` questions are read at a time in prefill and update; by default one on a CPU and all on an accelerator, where it
+    `microbatch` questions are read at a time in prefill and update; by default a few on a CPU and all on an accelerator, where it
     trades time for memory. `too_long`: a question over the largest bucket is an "error" or a counted "skip".
     """
 

@@ -78,7 +78,7 @@ def make_run(config: Config, family_name: str, method_name: str, learning_rate: 
     task = make_task(family.task, **dict(family.options))
     parts = load_parts(config.backbone, config.remat)
     batch = config.rollout.questions
-    microbatch = default_microbatch(batch) if config.rollout.microbatch is None else config.rollout.microbatch
+    microbatch = config.rollout.microbatch or default_microbatch(batch, config.rollout.group, method.graph)
     check_microbatch(microbatch, batch)
     sampling = make_sampling(parts.tokenizer, parts.backbone.config.vocab_size, config.rollout.temperature)
     template = dataclasses.replace(config.prompt, tokens_per_fact=family.tokens_per_fact)
