@@ -18,7 +18,7 @@ def get_config():
         strings=dict(buckets=(10,), message_tokens=5, tokens_per_fact=5),
         modular=dict(buckets=(32, 64)),  # a partial solution does not help here
         arithmetic=dict(  # two facts a message: a bracket of four operands takes three steps
-            buckets=(26,), message_tokens=(4, 4, 2), options=dict(uneven=True), files=("multistep_arithmetic_two",)),
+            buckets=(26,), message_tokens=(4, 4, 2), options=dict(uneven=True), steps=400, files=("multistep_arithmetic_two",)),
     )
     config.order = ("listops", "boolean", "navigate", "parts", "strings", "modular", "arithmetic")
     config.methods = (
