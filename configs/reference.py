@@ -18,7 +18,7 @@ def get_config():
         strings=dict(buckets=(10,), message_tokens=5, tokens_per_fact=5),
         modular=dict(buckets=(32, 64)),  # a partial solution does not help here
         arithmetic=dict(  # two facts a message: a bracket of four operands takes three steps
-            buckets=(26,), message_tokens=(4, 4, 2), options=dict(uneven=True), steps=400, files=("multistep_arithmetic_two",)),
+            buckets=(26,), message_tokens=(4, 4, 2), options=dict(uneven=True), steps=300, files=("multistep_arithmetic_two",)),
     )
     config.order = ("listops", "boolean", "navigate", "parts", "strings", "modular", "arithmetic")
     config.methods = (
@@ -29,8 +29,8 @@ def get_config():
     config.graph = dict(topology="4-2-1", reads="previous", slots="per_node")
     config.adapters = dict(rank=4, scale=2.0)
     config.rollout = dict(questions=32, group=8)
-    config.sweep = dict(learning_rates=(3e-4, 1e-3, 2e-3, 4e-3), seed=100, steps=100)
-    config.training = dict(steps=200, evaluate_every=40, checkpoint_every=100)
+    config.sweep = dict(learning_rates=(3e-4, 1e-3, 2e-3, 4e-3), seed=100, steps=60)
+    config.training = dict(steps=150, evaluate_every=30, checkpoint_every=75)
     config.test_questions = 256
     config.workers = 2
     return config

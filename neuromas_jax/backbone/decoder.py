@@ -19,7 +19,7 @@ import numpy as np
 
 from neuromas_jax.backbone.attention import attend
 
-UNROLL = 4  # so few layers are written out, not scanned: each then keeps a cache array of its own, which nothing slices
+UNROLL = 12  # so few layers are written out, not scanned: each then keeps a cache array of its own, which nothing slices
 LINEAR_SITES = ("q", "k", "v", "o", "gate", "up", "down")
 
 
