@@ -89,6 +89,15 @@ def _operators(text):
     return {"answer" if root else chr(ord("A") + n): value for n, (_, value, root) in enumerate(found)}
 
 
+def _computed(text):
+    """The same for arithmetic, whose operators are numbered in the order of computation: operands first, from the left."""
+    def below(node):
+        return [*below(node.left), *below(node.right), node] if isinstance(node, ast.BinOp) else []
+
+    values = [_value(node) for node in below(ast.parse(text, mode="eval").body)]
+    return {chr(ord("A") + n): value for n, value in enumerate(values[:-1])} | {"answer": values[-1]}
+
+
 def _after(text, node):
     """Where the operator after an operand stands: past the closing brackets."""
     at = node.end_col_offset
@@ -113,10 +122,18 @@ def test_expression_facts_equal_python_eval(name):
         text = _as_python(name, question.text)
         if name == "listops":  # commas between operands: after a digit or a bracket, before the next operand
             text = re.sub(r"([\d)]) (?=[\dA-Z])", r"\1, ", text)
-        expected = _operators(text)
+        expected = _computed(text) if name == "arithmetic" else _operators(text)
         if name == "modular":
             expected = {label: value % 10 for label, value in expected.items()}
         assert {fact.label: fact.value for fact in question.facts} == {k: str(v) for k, v in expected.items()}, question
+
+
+def test_labels_of_brackets_as_long_as_the_files_are_always_the_same():
+    for text in ("((1 + 2 - 3 * 4) - (5 * 6 + 7 * 8)) =", "((1 * 2 * 3 * 4) * (5 - 6 - 7 - 8)) ="):
+        facts = {fact.label: fact for fact in make_task("arithmetic").read(text).facts}
+        left, right = re.findall(r"\([^()]+\)", text)
+        assert list(facts) == ["A", "B", "C", "D", "E", "F", "answer"] and facts["answer"].needs == ("C", "F")
+        assert (facts["C"].value, facts["F"].value) == (str(eval(left)), str(eval(right)))
 
 
 def test_drawn_arithmetic_stays_within_two_digits():

@@ -1,7 +1,8 @@
 """Arithmetic in the wording of BBH multistep_arithmetic_two: `((-1 + 2 + 9 * 5) - (-2 + -4 + -4 * -7)) =`.
 
-Two brackets of k operands from -9 to 9, usual precedence, chains from the left. A partial solution does not help. Drawn are
-only questions whose values have two digits at most, which the embedded tokenizer writes as one word; `read` takes any.
+Two brackets of k operands from -9 to 9, usual precedence, chains from the left. A partial solution does not help. Operators are
+labelled in the order of computation: in brackets of four operands the first one's value is always C, the second one's F. Drawn
+are only questions whose values have two digits at most, which the embedded tokenizer writes as one word; `read` takes any.
 Wording after Suzgun et al., BIG-Bench Hard (2022).
 """
 
@@ -84,7 +85,7 @@ def read(text: str) -> Question:
     parser = _Parser(tokens)
     try:
         value, _ = parser.total()
-        facts = parser.places.facts()
+        facts = parser.places.facts(computed=True)
     except (ValueError, IndexError, RecursionError) as error:
         raise unreadable("arithmetic", text, FORM) from error
     if tokens[parser.at:] != ["="]:

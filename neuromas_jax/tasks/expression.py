@@ -1,7 +1,7 @@
 """Shared by the expression families: operator places, their labels, and the facts of a parsed expression.
 
 A parser calls `place()` when it reads an operator and `close(...)` once the operands are known, so operators are
-numbered in reading order and closed with needs first; the root closes last.
+numbered in reading order and closed in the order of computation, needs first; the root closes last.
 """
 
 import string
@@ -28,8 +28,9 @@ class Places:
         self.closed.append((place, value, tuple(p for p in operands if p != LITERAL)))
         return place
 
-    def facts(self) -> tuple[Fact, ...]:
-        """Facts with needs first. The root is `answer`, every other operator has the letter of its place.
+    def facts(self, computed: bool = False) -> tuple[Fact, ...]:
+        """Facts with needs first. The root is `answer`, every other operator has the letter of its place, or with `computed`
+        of its place in the order of computation.
 
         Raises ValueError where there is no operator or more than there are letters.
         """
@@ -37,8 +38,8 @@ class Places:
             raise ValueError("the expression has no operator; a question needs one at least")
         if self.count > len(string.ascii_uppercase):
             raise ValueError(f"{self.count} operators, but labels go from A to Z; choose a smaller depth")
-        root = self.closed[-1][0]
-        labels = ["answer" if p == root else string.ascii_uppercase[p] for p in range(self.count)]
+        letters = dict(zip((p for p, _, _ in self.closed) if computed else range(self.count), string.ascii_uppercase))
+        labels = letters | {self.closed[-1][0]: "answer"}
         return tuple(Fact(labels[p], value, tuple(labels[n] for n in needs)) for p, value, needs in self.closed)
 
 
