@@ -299,6 +299,9 @@ def _check(config: Config) -> None:
         raise ValueError(f"config key 'sweep.seed' is {config.sweep.seed}, which is also reported; "
                          f"choose a seed outside {config.seeds}")
     for name, family in config.families.items():
+        if family.adapters and family.steps is not None:
+            raise ValueError(f"config key 'families.{name}.steps' is {family.steps} and would not be used, since the adapters come "
+                             f"from {family.adapters!r}; drop one of the two")
         if not family.buckets or min(family.buckets) < 1 or list(family.buckets) != sorted(set(family.buckets)):
             raise ValueError(f"config key 'families.{name}.buckets' is {family.buckets}; give increasing lengths of 1 or more")
         for option, hint in OPTIONS.items():

@@ -162,6 +162,16 @@ def test_messages_are_blanked_and_shuffled_as_the_method_says(name, right, forma
         assert scores.top_labels == (("A", 1.0), ("B", 1.0), ("answer", 1.0)) and scores.tokens == 3 * 3
 
 
+def test_labels_and_format_are_told_by_the_facts_of_the_questions():
+    """Values may be words too, as those of string edits: `B d c b a` is about B."""
+    questions = [make_task("strings").read(text) for text in ("swap reverse a b c d", "swap reverse e f g h")]
+    say = {0: ["B d c b a", "d c b a"], 1: ["", "B"], 2: ["answer a c b d", "answer"]}
+    compiled = Scripted("graph", lambda node, place, number, episode, read: say[node][place], buckets=(16,), message_tokens=6)
+    scores = evaluate(compiled, None, questions, KEY, task=make_task("strings"))
+    assert scores.top_labels == (("B", 0.5), ("-", 0.5), ("answer", 1.0))
+    assert scores.node_format == (0.5, 0.0, 0.5) and scores.format_rate == 0.5
+
+
 def test_every_question_finds_messages_of_another_when_they_are_shuffled():
     """Also the one question of a last batch."""
     questions = ask(*"12345")

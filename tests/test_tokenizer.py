@@ -8,7 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 import pytest
 
-from neuromas_jax.backbone import load_backbone
 from neuromas_jax.backbone.huggingface import EMBEDDED
 from neuromas_jax.pretrain.vocabulary import CONTROL_TOKENS, LABELS, build_tokenizer, save_tokenizer, vocabulary_texts
 from neuromas_jax.tasks import FAMILIES
@@ -111,24 +110,6 @@ def test_auto_tokenizer_gives_the_same_ids(folder, shipped):
 @pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json"])
 def test_the_shipped_tokenizer_is_what_the_config_builds(folder, name):
     assert json.loads((EMBEDDED / name).read_text()) == json.loads((folder / name).read_text())
-
-
-def test_the_shipped_record_is_that_of_the_shipped_backbone(config):
-    record, backbone = json.loads((EMBEDDED / "skills.json").read_text()), load_backbone(EMBEDDED)
-    assert (record["seed"], record["steps"], record["parameters"]) == (config.seed, config.steps, backbone.size)
-    assert record["documents"] == config.steps * config.batch and record["skill_questions"] == config.skill_questions
-    assert record["evaluation_rows_in_documents"] == 0
-    sizes = {name: getattr(backbone.config, name) for name in config.decoder}
-    assert sizes == config.decoder.to_dict() and backbone.config.vocab_size == load_tokenizer(EMBEDDED).vocab_size
-    log = [json.loads(line) for line in (EMBEDDED / "pretrain_log.jsonl").read_text().splitlines()]
-    assert log[-1]["step"] == config.steps and log[-1]["skills"] == record["skills"]
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_the_shipped_backbone_knows_the_single_steps_of_every_family(family):
-    found = json.loads((EMBEDDED / "skills.json").read_text())["skills"][family]
-    for skill in ("leaf", "combine", "answer"):
-        assert found[skill] >= 0.8, f"{family}, {skill}: {found[skill]}"
 
 
 def test_added_tokens_that_are_not_special_are_not_recognised_either(folder):

@@ -67,7 +67,7 @@ def make_method(name: str, config: Config, family: FamilyConfig) -> Method:
     - `graph_untrained`: the same with new adapters: the bare backbone in every node.
     - `graph_shared_adapter`: one slot for all nodes, of rank r times the number of slots: equal total rank.
     - `graph_blanked`, `graph_shuffled`: the trained graph whose readers find empty messages, or those of another question.
-    - `single_equal_parameters`: one call, a message as long as the readout's, one adapter of the total rank.
+    - `single_equal_parameters`: one call, a message as long as the longest of a node, one adapter of the total rank.
     - `single_equal_tokens`: one call whose one message has the whole graph's token budget; the total rank.
     - `chain_equal_calls`: one agent (one adapter of the total rank) called as often as the graph has nodes, each call reading
       all its earlier messages and writing one as long as the node's in its place, layer by layer.
@@ -87,7 +87,7 @@ def make_method(name: str, config: Config, family: FamilyConfig) -> Method:
     slots = node_slots(graph, options.slots)
     rank = config.adapters.rank
     total = (rank * (max(slots) + 1),)
-    last = graph.layers[-1].message_tokens
+    longest = max(layer.message_tokens for layer in graph.layers)
     if name.startswith("graph"):
         if name == "graph_shared_adapter":
             return Method(name, graph, node_slots(graph, "shared"), total, name)
@@ -98,9 +98,9 @@ def make_method(name: str, config: Config, family: FamilyConfig) -> Method:
         lengths = [layer.message_tokens for layer in graph.layers for _ in range(layer.width)]
         chain = text_graph("-".join("1" * graph.size), lengths, "all")
         return Method(name, chain, node_slots(chain, "shared"), total, name)
-    length = graph.token_budget if name == "single_equal_tokens" else last
+    length = graph.token_budget if name == "single_equal_tokens" else longest
     single = text_graph("1", length)
     if name == "vote_equal_tokens":
-        votes = -(-graph.token_budget // last)
+        votes = -(-graph.token_budget // longest)
         return Method(name, single, (0,), total, "single_equal_parameters", votes=votes)
     return Method(name, single, (0,), total, name)

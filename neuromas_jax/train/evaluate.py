@@ -25,7 +25,8 @@ class Scores:
       format_rate: answers that could be read; truncated: readout messages that hit their limit without an end.
       top_answer_share: share of the most frequent answer.
       tokens: tokens written per question, by all calls.
-      top_messages: per node, its most frequent message and that message's share.
+      top_messages: per node, its most frequent message and that message's share; top_labels: the same of what messages are about.
+      node_format: per node, share of messages that state something: a label with a value; of the readout, of readable answers.
     """
 
     n: int
@@ -38,6 +39,7 @@ class Scores:
     tokens: float
     top_messages: tuple[tuple[str, float], ...]
     top_labels: tuple[tuple[str, float], ...]
+    node_format: tuple[float, ...]
 
     @property
     def accuracy(self) -> float:
@@ -151,17 +153,20 @@ def evaluate(
     final = [majority(group) for group in verdicts]
     every = [verdict for group in verdicts for verdict in group]
     answers = collections.Counter(verdict.answer for verdict in final if verdict.outcome != "malformed")
+    format_rate = sum(verdict.outcome != "malformed" for verdict in every) / len(every)
+    known = frozenset(fact.label for question in asked for fact in question.facts)
     return Scores(
         n=len(asked),
         too_long=len(questions) - len(asked),
         asked=tuple(asked),
         right=sum(verdict.reward == 1 for verdict in final),
-        format_rate=sum(verdict.outcome != "malformed" for verdict in every) / len(every),
+        format_rate=format_rate,
         truncated=sum(truncated) / len(truncated),
         top_answer_share=max(answers.values(), default=0) / len(asked),
         tokens=tokens / len(asked),
         top_messages=tuple(_top(counter) for counter in said),
-        top_labels=tuple(_top(_labels(counter)) for counter in said),
+        top_labels=tuple(_top(_labels(counter, known)) for counter in said),
+        node_format=(*(_stating(counter, known) for counter in said[:-1]), format_rate),
     )
 
 
@@ -170,13 +175,23 @@ def _top(counter: collections.Counter) -> tuple[str, float]:
     return text, count / counter.total()
 
 
-def _labels(counter: collections.Counter) -> collections.Counter:
-    """What messages are about: the words that stand where labels do, `A 7 B 3` -> `A B`."""
+def _is_label(word: str, known: frozenset) -> bool:
+    """Whether a word is a label of the questions' facts; of questions without facts, whether it could be one."""
+    return word in known if known else word.isalpha() and word not in VALUES
+
+
+def _labels(counter: collections.Counter, known: frozenset) -> collections.Counter:
+    """What messages are about: their labels, `A 7 B 3` -> `A B`; `-` where they have none."""
     labels = collections.Counter()
     for text, count in counter.items():
-        words = text.split()
-        labels[" ".join(word for word in words if word.isalpha() and word not in VALUES) if words else "-"] += count
+        labels[" ".join(word for word in text.split() if _is_label(word, known)) or "-"] += count
     return labels
+
+
+def _stating(counter: collections.Counter, known: frozenset) -> float:
+    """Share of messages that begin with a label and go on."""
+    stating = sum(count for text, count in counter.items() if len(words := text.split()) > 1 and _is_label(words[0], known))
+    return stating / counter.total()
 
 
 VALUES = frozenset(["True", "False", "Yes", "No"])

@@ -129,7 +129,7 @@ def train(compiled: Compiled, folder: Path, seed: int, steps: int, title: str = 
             last = step + 1 == steps
             if (step + 1) % training.evaluate_every == 0 or last or step == 0:
                 record = {"step": step + 1, **window.take(), "compile_seconds": round(compile_seconds, 2)}
-                record["nodes"] = node_numbers(compiled, state.learner.bank, episodes, verdicts, numbers, validation, state.key)
+                record["nodes"] = node_numbers(compiled, state.learner.bank, episodes, numbers, validation, state.key)
                 record["accuracy"] = record["nodes"].pop("accuracy")
                 metrics.write(record)
                 write_episodes(run, folder / "episodes.txt", step + 1, questions, episodes, verdicts, rewards)
@@ -184,9 +184,9 @@ def check_finite(run: Run, numbers: UpdateMetrics, step: int) -> None:
                 )
 
 
-def node_numbers(compiled: Compiled, bank, episodes: Episodes, verdicts, numbers: UpdateMetrics, validation, key) -> dict:
-    """Per node: gradient norm, entropy, message length, truncation and format rate, its commonest message and label on
-    validation, and how far accuracy falls when its message is blanked."""
+def node_numbers(compiled: Compiled, bank, episodes: Episodes, numbers: UpdateMetrics, validation, key) -> dict:
+    """Per node: gradient norm, entropy, message length and truncation in the last batch; format rate, commonest message and label
+    on validation, and how far accuracy falls there when its message is blanked."""
     run = compiled.run
     graph, end_id = run.method.graph, run.program.sampling.end_id
     scores = evaluate(compiled, bank, validation, key)
@@ -208,7 +208,7 @@ def node_numbers(compiled: Compiled, bank, episodes: Episodes, verdicts, numbers
         "sampler_gap": gap.tolist(),
         "message_tokens": length.tolist(),
         "truncated": cut.tolist(),
-        "format_rate": float(np.mean([verdict.outcome != "malformed" for row in verdicts for verdict in row])),
+        "format_rate": list(scores.node_format),
         "truncated_answers": float(readout_truncated(episodes[-1], end_id).mean()),
         "top_message": [text for text, _ in scores.top_messages],
         "top_message_share": [share for _, share in scores.top_messages],
