@@ -77,6 +77,18 @@ def test_no_logits_for_prompt_tokens(topology, reads):
             assert np.prod(shape) <= vocabulary * rows, f"{shape} is larger than one layer's message logits"
 
 
+def test_the_shared_block_is_read_once_for_a_group():
+    """Design: shared work is done once, in prefill and in the update. A long question and short messages: if the block of 24 tokens
+    and more were read by each of 3 episodes, some array would hold that many hidden states."""
+    config, message, group = CONFIG, 2, 3
+    for text in lowered("2-1", message_tokens=message):
+        states = [np.prod(shape) // config.hidden_size for shape in shapes(text)
+                  if shape[-1] == config.hidden_size and config.vocab_size not in shape]
+        once = 3 * (1 + 24)  # rows of all three nodes for one question: start and question at least
+        assert max(states) >= once, "the search must find the shared block's hidden states"
+        assert max(states) < group * once, max(states)
+
+
 def test_one_trace_per_bucket_over_a_run(tmp_path, monkeypatch):
     """Claim 7: training, validation, per-node numbers and evaluation over three buckets compile every program once."""
     from neuromas_jax.config import parse
