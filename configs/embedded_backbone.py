@@ -28,7 +28,7 @@ def get_config():
     # A tenth of the questions are deeper than the training mixture. Boolean stays away from the 8 tokens of the BBH file.
     config.extra_depths = dict(listops=(4,), modular=(4,), strings=(5,), navigate=(9, 10), arithmetic=(5,), parts=(4,))
     config.extra_share = 0.10
-    config.options = dict(arithmetic=dict(far=0.5))  # sums that are large are rare, and hardest
+    config.options = dict(arithmetic=dict(far=0.5, uneven=True))  # sums that are large are rare, and hardest
     config.vocabulary_questions = 2000
 
     config.steps = 15000

@@ -4,6 +4,7 @@ import functools
 import re
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from neuromas_jax.graph import node_slots, text_graph
 from neuromas_jax.rl import Objective, Optimizer, init_learner, update
 from neuromas_jax.rollout import make_program, make_sampling, no_interventions, rollout
 from neuromas_jax.text.prompt import PromptTemplate
+from tests.conftest import make_scene
 from tests.tiny import TEXTS, encode_questions, random_bank, tiny_config, tokenizer
 
 CONFIG = tiny_config(num_hidden_layers=1)
@@ -87,6 +89,22 @@ def test_the_shared_block_is_read_once_for_a_group():
         once = 3 * (1 + 24)  # rows of all three nodes for one question: start and question at least
         assert max(states) >= once, "the search must find the shared block's hidden states"
         assert max(states) < group * once, max(states)
+
+
+def test_a_whole_graph_can_be_exported():
+    """One XLA program: it is written to bytes, read back without its Python, and says the same."""
+    scene = make_scene("2-1")
+    leaves, tree = jax.tree.flatten((scene.backbone, scene.bank, scene.questions, scene.keep))
+
+    def flat(key_data, *leaves):
+        backbone, bank, questions, keep = jax.tree.unflatten(tree, leaves)
+        key = jax.random.wrap_key_data(key_data)
+        return jax.tree.leaves(rollout(scene.program, backbone, bank, questions, keep, key, jnp.asarray(False)))
+
+    arguments = (jax.random.key_data(jax.random.key(5)), *leaves)
+    program = jax.export.deserialize(jax.export.export(jax.jit(flat))(*arguments).serialize())
+    for written, expected in zip(program.call(*arguments), jax.tree.leaves(scene.episodes), strict=True):
+        np.testing.assert_array_equal(written, expected)
 
 
 def test_one_trace_per_bucket_over_a_run(tmp_path, monkeypatch):

@@ -11,6 +11,7 @@ from neuromas_jax.config import parse
 from neuromas_jax.methods import METHODS
 from neuromas_jax.train.evaluate import wilson
 
+COST = {"steps": 50, "run_seconds": 40.2, "compile_seconds": 2.0, "peak_memory_gib": 1.25}
 ACCURACY = {"graph": 0.95, "graph_untrained": 0.1, "graph_shared_adapter": 0.3, "chain_equal_calls": 0.9}
 
 
@@ -60,13 +61,14 @@ def workdir(tmp_path):
     for seed in (0, 1):
         folder = tmp_path / "train/listops" / f"graph_seed{seed}"
         write_cell(folder, [metric(1, ["A"] * 7), metric(100, ["A", "B", "-", "", "E", "F", "X Y Z W V U"])],
-                   {"validation": 0.9, "learning_rate": 3e-3}, episodes)
+                   {"validation": 0.9, "learning_rate": 3e-3, **COST}, episodes)
     write_cell(tmp_path / "train/listops/chain_equal_calls_seed0", [metric(1, ["A"] * 7)])
     write_cell(tmp_path / "train/listops/single_equal_tokens_seed0", [])  # begun, nothing written yet
     for rate, validation in ((1e-3, 0.5), (3e-3, 0.8), (6e-3, 0.8)):
         write_cell(tmp_path / "sweep/listops" / f"graph_seed100_lr{rate:g}", [],
-                   {"validation": validation, "learning_rate": rate})
-    write_cell(tmp_path / "sweep/listops/chain_equal_calls_seed100_lr0.001", [], {"validation": 0.4, "learning_rate": 1e-3})
+                   {"validation": validation, "learning_rate": rate, **COST})
+    write_cell(tmp_path / "sweep/listops/chain_equal_calls_seed100_lr0.001", [],
+               {"validation": 0.4, "learning_rate": 1e-3, **COST})
     return tmp_path
 
 
@@ -78,6 +80,7 @@ def test_report(workdir):
     assert "| graph − chain_equal_calls | +5.0 | [-3.3, +13.4] | +5.0, +5.0, +5.0 | 3 against 7 |" in report
     assert "| graph | 50.0 | **80.0** | 80.0 |  |" in report  # the lower rate of equals
     assert "| chain_equal_calls | 40.0 | – | – | unfinished |" in report
+    assert "| graph | 5 | 250 | 201 | 10 | 1.25 |" in report
     assert "seed 0: 1 → 2" in report and "`elsewhere`" in report and "Partial" not in report
     assert "A 50" in report and "A 100" in report and "A 1\n" not in report
     assert "listops (held out), depth 4" in shown and "BBH boolean_expressions" in shown

@@ -89,13 +89,15 @@ def _operators(text):
     return {"answer" if root else chr(ord("A") + n): value for n, (_, value, root) in enumerate(found)}
 
 
-def _computed(text):
-    """The same for arithmetic, whose operators are numbered in the order of computation: operands first, from the left."""
+def _by_side(text):
+    """The same for arithmetic: A, C, E, ... for the first operand of the root and B, D, F, ... for the second, results first."""
     def below(node):
         return [*below(node.left), *below(node.right), node] if isinstance(node, ast.BinOp) else []
 
-    values = [_value(node) for node in below(ast.parse(text, mode="eval").body)]
-    return {chr(ord("A") + n): value for n, value in enumerate(values[:-1])} | {"answer": values[-1]}
+    root = ast.parse(text, mode="eval").body
+    sides = [below(root.left)[::-1], below(root.right)[::-1]]
+    values = {chr(ord("A") + 2 * n + side): _value(node) for side in (0, 1) for n, node in enumerate(sides[side])}
+    return values | {"answer": _value(root)}
 
 
 def _after(text, node):
@@ -122,18 +124,25 @@ def test_expression_facts_equal_python_eval(name):
         text = _as_python(name, question.text)
         if name == "listops":  # commas between operands: after a digit or a bracket, before the next operand
             text = re.sub(r"([\d)]) (?=[\dA-Z])", r"\1, ", text)
-        expected = _computed(text) if name == "arithmetic" else _operators(text)
+        expected = _by_side(text) if name == "arithmetic" else _operators(text)
         if name == "modular":
             expected = {label: value % 10 for label, value in expected.items()}
         assert {fact.label: fact.value for fact in question.facts} == {k: str(v) for k, v in expected.items()}, question
 
 
-def test_labels_of_brackets_as_long_as_the_files_are_always_the_same():
-    for text in ("((1 + 2 - 3 * 4) - (5 * 6 + 7 * 8)) =", "((1 * 2 * 3 * 4) * (5 - 6 - 7 - 8)) ="):
+def test_labels_of_brackets_do_not_depend_on_their_lengths():
+    """Chains need C for A, D for B and so on, at any length; a bracket that splits needs both of its parts."""
+    for text, needs in (
+        ("((1 * 2) - (5 + 6)) =", {"answer": ("A", "B")}),
+        ("((1 * 2 * 3 * 4) * (5 + 6)) =", {"answer": ("A", "B"), "A": ("C",), "C": ("E",)}),
+        ("((1 - 2 - 3) * (5 - 6 - 7 - 8)) =", {"answer": ("A", "B"), "A": ("C",), "B": ("D",), "D": ("F",)}),
+        ("((1 + 2 - 3 * 4) - (5 * 6 + 7 * 8)) =", {"answer": ("A", "B"), "A": ("E", "C"), "B": ("F", "D")}),
+        ("((1 + 2 + 3) - 4) =", {"answer": ("A",), "A": ("C",)}),
+    ):
         facts = {fact.label: fact for fact in make_task("arithmetic").read(text).facts}
-        left, right = re.findall(r"\([^()]+\)", text)
-        assert list(facts) == ["A", "B", "C", "D", "E", "F", "answer"] and facts["answer"].needs == ("C", "F")
-        assert (facts["C"].value, facts["F"].value) == (str(eval(left)), str(eval(right)))
+        assert {label: fact.needs for label, fact in facts.items() if fact.needs} == needs, text
+        brackets = re.findall(r"\([^()]+\)", text)
+        assert [facts[label].value for label in "AB"[: len(brackets)]] == [str(eval(bracket)) for bracket in brackets]
 
 
 def test_drawn_arithmetic_stays_within_two_digits():

@@ -36,11 +36,13 @@ class Trained:
     Attributes:
       metrics: records of `metrics.jsonl` by (method, seed).
       sweep: validation accuracy by method and learning rate.
+      cost: what finished cells of training and sweep left in `done.json`, by method.
       episodes: the last two episodes of the graph's first seed, as text.
     """
 
     metrics: dict[tuple[str, int], list[dict]]
     sweep: dict[str, dict[float, float]]
+    cost: dict[str, list[dict]]
     episodes: list[str]
 
     def graph(self) -> dict[int, list[dict]]:
@@ -89,6 +91,7 @@ def family_section(config: Config, workdir: Path, family: str, sets: list[SetRes
     if sets:
         lines += picture(plots.draw_results(workdir / f"results_{family}.png", sets), f"results on {family}")
     lines += sweep_section(trained.sweep)
+    lines += cost_section(trained.cost)
     if trained.metrics:
         lines += [f"### Training on {family}", ""]
         lines += picture(plots.draw_curves(workdir / f"curves_{family}.png", family, trained.metrics),
@@ -111,17 +114,20 @@ def family_section(config: Config, workdir: Path, family: str, sets: list[SetRes
 
 def read_trained(workdir: Path, family: str) -> Trained:
     """Reads what lies under `train/` and `sweep/`; cells without numbers yet are left out."""
-    metrics, sweep, episodes = {}, {}, []
+    metrics, sweep, cost, episodes = {}, {}, {}, []
     for method, seed, folder in sorted(cells(workdir / "train" / family), key=lambda cell: (place(cell[0]), cell[1])):
         if (folder / "metrics.jsonl").exists() and (found := read_metrics(folder)):
             metrics[method, seed] = found
+        if done := read_done(folder):
+            cost.setdefault(method, []).append(done)
         if method == "graph" and not episodes and (folder / "episodes.txt").exists():
             written = (folder / "episodes.txt").read_text(encoding="utf-8").split("== step ")[1:]
             episodes = ["== step " + text.strip() for text in written[-2:]]
     for method, _, folder in cells(workdir / "sweep" / family):
         if done := read_done(folder):
             sweep.setdefault(method, {})[done["learning_rate"]] = done["validation"]
-    return Trained(metrics, sweep, episodes)
+            cost.setdefault(method, []).append(done)
+    return Trained(metrics, sweep, cost, episodes)
 
 
 def place(method: str) -> int:
@@ -206,6 +212,18 @@ def sweep_section(sweep: dict[str, dict[float, float]]) -> list[str]:
     return ["### Swept learning rates", "",
             "Validation accuracy (%) of the sweep, on a seed that is not reported; the rate in bold was taken.", "",
             *table(["method", *(f"{rate:g}" for rate in rates), ""], rows)]
+
+
+def cost_section(cost: dict[str, list[dict]]) -> list[str]:
+    """Time and memory of sweep and training."""
+    if not cost:
+        return []
+    rows = [[method, len(cost[method]), sum(done["steps"] for done in cost[method]),
+             *(f"{sum(done[name] for done in cost[method]):.0f}" for name in ("run_seconds", "compile_seconds")),
+             f"{max(done['peak_memory_gib'] for done in cost[method]):.2f}"] for method in sorted(cost, key=place)]
+    return ["### What training cost", "",
+            "Sweep and training together. Run: rollouts and updates alone. Compile: once in a process that needs the program, less "
+            "where it is found in the cache. Memory: the most that a process held until then, whatever it did before.", "", *table(["method", "cells", "steps", "run, s", "compile, s", "peak memory, GiB"], rows)]
 
 
 def labour(graph, runs: dict[int, list[dict]]) -> list[str]:

@@ -5,6 +5,7 @@ import dataclasses
 import json
 import os
 from pathlib import Path
+import resource
 import subprocess
 import sys
 import time
@@ -24,6 +25,7 @@ from neuromas_jax.train import checkpoint
 from neuromas_jax.train.batches import TooLong, distinct_questions, question_ids
 from neuromas_jax.train.evaluate import evaluate
 from neuromas_jax.train.loop import description, train
+from neuromas_jax.train.metrics import read_metrics
 from neuromas_jax.train.run import Compiled, Run, make_run
 
 ADAPTERS = "adapters.safetensors"
@@ -215,14 +217,23 @@ def do_cell(cell: Cell, stage: str, config: Config, workdir: Path) -> None:
     state = train(compiled, folder, cell.seed, cell.steps, title)
     validation = distinct_questions(run.task, "validation", None, config.training.validation_questions)
     accuracy = evaluate(compiled, state.learner.bank, validation, jax.random.key(cell.seed)).accuracy
+    records = read_metrics(folder)
     write_done(folder, {
         "validation": accuracy, "learning_rate": cell.learning_rate, "steps": cell.steps, "seed": cell.seed,
         "seconds_of_last_process": round(time.perf_counter() - started, 1),
+        "run_seconds": round(sum(record["seconds"] for record in records), 1),  # of rollouts and updates
+        "compile_seconds": round(sum(compiled.compile_seconds.values()), 1), "peak_memory_gib": peak_memory(),
         "samples": cell.steps * config.rollout.questions * config.rollout.group,
         "adapters": save_adapters(folder / ADAPTERS, state.learner.bank),
         "backbone": run.parts.fingerprint, "made_with": identity(run, cell.seed),
     })
     logging.info("%s: validation %.3f", title, accuracy)
+
+
+def peak_memory() -> float:
+    """The most memory that this process has held so far, in GiB; on the host, as the system counts it."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30, 2)
 
 
 def save_adapters(path: Path, bank) -> str:

@@ -1,12 +1,14 @@
 """Arithmetic in the wording of BBH multistep_arithmetic_two: `((-1 + 2 + 9 * 5) - (-2 + -4 + -4 * -7)) =`.
 
-Two brackets of k operands from -9 to 9, usual precedence, chains from the left. A partial solution does not help. Operators are
-labelled in the order of computation: in brackets of four operands the first one's value is always C, the second one's F. Drawn
-are only questions whose values have two digits at most, which the embedded tokenizer writes as one word; `read` takes any.
+Two brackets of k operands from -9 to 9, usual precedence, chains from the left. A partial solution does not help. The operators
+of the first bracket are A, C, E, ... and those of the second B, D, F, ..., each from its value back to what is computed first: the
+answer is made of A and B whatever the brackets' lengths, and what is learned on short ones serves longer ones. Drawn are only
+questions whose values have two digits at most, which the embedded tokenizer writes as one word; `read` takes any.
 Wording after Suzgun et al., BIG-Bench Hard (2022).
 """
 
 import functools
+import string
 
 from neuromas_jax.tasks.expression import LITERAL, Places, unreadable
 from neuromas_jax.tasks.modular import NAMES, OPERATORS
@@ -79,13 +81,21 @@ class _Parser:
         return int(token), LITERAL
 
 
+def _letters(closed) -> dict[int, str]:
+    """Letters of all operators but the root, which closes last: every other letter to each of its two operands."""
+    places, sides = [place for place, _, _ in closed[:-1]], closed[-1][2]
+    first = places.index(sides[0]) + 1 if sides else 0  # an operand closes after all that it is made of
+    return {place: string.ascii_uppercase[2 * back + side]
+            for side, mine in enumerate((places[:first], places[first:])) for back, place in enumerate(reversed(mine))}
+
+
 def read(text: str) -> Question:
     """The question with its facts; raises ValueError on a text of another form."""
     tokens = text.replace("(", " ( ").replace(")", " ) ").split()
     parser = _Parser(tokens)
     try:
         value, _ = parser.total()
-        facts = parser.places.facts(computed=True)
+        facts = parser.places.facts(_letters(parser.places.closed))
     except (ValueError, IndexError, RecursionError) as error:
         raise unreadable("arithmetic", text, FORM) from error
     if tokens[parser.at:] != ["="]:

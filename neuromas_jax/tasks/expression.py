@@ -28,9 +28,8 @@ class Places:
         self.closed.append((place, value, tuple(p for p in operands if p != LITERAL)))
         return place
 
-    def facts(self, computed: bool = False) -> tuple[Fact, ...]:
-        """Facts with needs first. The root is `answer`, every other operator has the letter of its place, or with `computed`
-        of its place in the order of computation.
+    def facts(self, letters: dict[int, str] | None = None) -> tuple[Fact, ...]:
+        """Facts with needs first. The root is `answer`, every other operator has its letter, by default that of its place.
 
         Raises ValueError where there is no operator or more than there are letters.
         """
@@ -38,7 +37,7 @@ class Places:
             raise ValueError("the expression has no operator; a question needs one at least")
         if self.count > len(string.ascii_uppercase):
             raise ValueError(f"{self.count} operators, but labels go from A to Z; choose a smaller depth")
-        letters = dict(zip((p for p, _, _ in self.closed) if computed else range(self.count), string.ascii_uppercase))
+        letters = letters or dict(enumerate(string.ascii_uppercase[: self.count]))
         labels = letters | {self.closed[-1][0]: "answer"}
         return tuple(Fact(labels[p], value, tuple(labels[n] for n in needs)) for p, value, needs in self.closed)
 

@@ -55,7 +55,7 @@ def wilson(right: int, n: int, z: float = 1.959964) -> tuple[float, float]:
     share = right / n
     centre = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return max(0.0, centre - half), min(1.0, centre + half)
+    return centre - half if right else 0.0, centre + half if right < n else 1.0  # exact at the ends
 
 
 def message_texts(tokenizer, end_id: int, layer) -> list:
