@@ -17,8 +17,9 @@ def get_config():
         parts=dict(buckets=(40, 64), view=("share", "common", "common")),
         strings=dict(buckets=(10,), message_tokens=5, tokens_per_fact=5),
         modular=dict(buckets=(32, 64)),  # a partial solution does not help here
-        arithmetic=dict(  # two facts a message: a bracket of four operands takes three steps
-            buckets=(26,), message_tokens=(4, 4, 2), options=dict(uneven=True), steps=300, files=("multistep_arithmetic_two",)),
+        arithmetic=dict(  # one layer for each step of a bracket of four operands
+            buckets=(26,), topology="4-2-2-1", reads="previous", options=dict(uneven=True), steps=300,
+            files=("multistep_arithmetic_two",)),
     )
     config.order = ("listops", "boolean", "navigate", "parts", "strings", "modular", "arithmetic")
     config.methods = (
@@ -29,7 +30,7 @@ def get_config():
     config.graph = dict(topology="4-2-1", reads="previous", slots="per_node")
     config.adapters = dict(rank=4, scale=2.0)
     config.rollout = dict(questions=32, group=8)
-    config.sweep = dict(learning_rates=(3e-4, 1e-3, 3e-3, 1e-2), seed=100, steps=60)
+    config.sweep = dict(learning_rates=(5e-4, 1e-3, 2e-3, 4e-3), seed=100, steps=80)
     config.training = dict(steps=150, evaluate_every=30, checkpoint_every=75)
     config.test_questions = 256
     config.workers = 2

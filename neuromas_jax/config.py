@@ -31,7 +31,7 @@ EXAMPLES = {
 
 @dataclasses.dataclass(frozen=True)
 class GraphConfig:
-    """The graph that is tested; see `graph.text_graph`. Its message length is the family's, and so may be its topology."""
+    """The graph that is tested; see `graph.text_graph`. Its message length is the family's; topology and reads may be."""
 
     topology: str = "4-2-1"
     reads: str | tuple[tuple[int, ...], ...] = "previous"
@@ -85,7 +85,7 @@ class FamilyConfig:
       tokens_per_fact: tokens of one `label value`; the prompt tells a node how many facts its message holds.
       buckets: lengths that questions are padded to; one trace each.
       view: what the graph's nodes see of the question: one word, or one per layer.
-      topology: this family's graph, in place of `graph.topology`.
+      topology, reads: of this family's graph, in place of `graph.topology` and `graph.reads`.
       steps: of training, in place of `training.steps`.
       files: BBH files that are evaluated with what was trained on this family.
       adapters: for evaluation without training: folder with `<method>_seed<n>/adapters.safetensors` and `done.json`, as an
@@ -99,6 +99,7 @@ class FamilyConfig:
     buckets: tuple[int, ...] = (32,)
     view: str | tuple[str, ...] = "all"
     topology: str = ""
+    reads: str | tuple[tuple[int, ...], ...] = ""
     steps: int | None = None
     files: tuple[str, ...] = ()
     adapters: str = ""

@@ -1,5 +1,6 @@
 """The backbone that the package ships: what is recorded beside it is true of its weights."""
 
+import collections
 import importlib.util
 import json
 from pathlib import Path
@@ -11,12 +12,17 @@ import pytest
 
 from neuromas_jax.backbone import load_backbone
 from neuromas_jax.backbone.huggingface import EMBEDDED
+from neuromas_jax.config import parse
 from neuromas_jax.pretrain.documents import DocumentWriter
 from neuromas_jax.pretrain.forward import target_logits
 from neuromas_jax.pretrain.skills import SkillTest
+from neuromas_jax.rollout import no_interventions
 from neuromas_jax.tasks import FAMILIES
 from neuromas_jax.text.prompt import PromptTemplate
 from neuromas_jax.text.tokenizer import load_tokenizer
+from neuromas_jax.train.batches import pad_questions, question_ids
+from neuromas_jax.train.evaluate import message_texts
+from neuromas_jax.train.run import Compiled, make_run
 
 
 @pytest.fixture(scope="module")
@@ -52,3 +58,43 @@ def test_the_shipped_weights_know_the_single_steps_of_every_family(config):
         for skill, recorded in skills.items():
             assert abs(measured[family][skill] - recorded) <= 2 / config.skill_questions, (family, skill)  # rounding may tip one
             assert recorded >= 0.8 or skill == "direct", (family, skill, recorded)
+
+
+def sampled(family, message_tokens, depth, questions=32, **options):
+    """Messages of two first-layer nodes without adapters: (per node, texts of all episodes; the questions, one per text)."""
+    config = parse(dict(
+        families={family: dict(options=options, message_tokens=message_tokens, tokens_per_fact=2, buckets=(64,))},
+        graph=dict(topology="2-1"), rollout=dict(questions=questions, group=16)))
+    run = make_run(config, family, "graph_untrained")
+    compiled = Compiled(run)
+    asked = [run.task.generate("validation", index, depth) for index in range(questions)]
+    rows = [question_ids(question, run.method.graph, run.parts.tokenizer, run.family.buckets) for question in asked]
+    episodes = compiled.rollout(run.new_bank(0), pad_questions(rows, range(questions), run.family.buckets),
+                                no_interventions(run.method.graph, questions, 16), jax.random.key(0))
+    texts = message_texts(run.parts.tokenizer, run.program.sampling.end_id, episodes[0])
+    return [[text for row in node for text in row] for node in texts], [question for question in asked for _ in range(16)]
+
+
+@pytest.mark.parametrize("family, depth", [("listops", 3), ("modular", 3), ("arithmetic", 4)])
+def test_it_is_not_steered_towards_any_fact(family, depth):
+    """Seven facts follow from such a question: each is said about as often, by either node, whatever its place."""
+    messages, asked = sampled(family, 2, depth)
+    for node in messages:
+        counts = collections.Counter(text.split()[0] for text in node)
+        shares = [counts[fact.label] / len(node) for fact in asked[0].facts]
+        assert len(shares) == 7 and min(shares) > 1 / 14 and max(shares) < 2 / 7, counts
+
+
+def test_it_writes_several_facts_in_one_message():
+    messages, asked = sampled("listops", 6, 2)
+    stated, right, whole = 0, 0, 0
+    for node in messages:
+        for text, question in zip(node, asked):
+            words, values = text.split(), {fact.label: fact.value for fact in question.facts}
+            pairs = list(zip(words[::2], words[1::2]))
+            whole += len(words) % 2 == 0 and len(pairs) >= 1 and all(label in values for label, _ in pairs)
+            stated += len(pairs)
+            right += sum(values.get(label) == value for label, value in pairs)
+    count = sum(map(len, messages))
+    print(f"{whole / count:.3f} whole, {stated / count:.2f} facts a message, {right / stated:.3f} right")
+    assert whole / count > 0.9 and stated / count > 1.5 and right / stated > 0.8

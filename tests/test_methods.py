@@ -125,3 +125,6 @@ def test_a_family_may_have_a_graph_of_its_own():
     config = parse(dict(families=dict(listops=dict(), modular=dict(topology="2-2-1")), graph=dict(topology="4-2-1")))
     made = {name: make_method("chain_equal_calls", config, family) for name, family in config.families.items()}
     assert {name: method.calls for name, method in made.items()} == {"listops": 7, "modular": 5}
+    config = parse(dict(families=dict(listops=dict(), modular=dict(reads="previous")), graph=dict(topology="2-2-1", reads="all")))
+    made = {name: make_method("graph", config, family).graph for name, family in config.families.items()}
+    assert {name: graph.layers[-1].reads for name, graph in made.items()} == {"listops": (0, 1), "modular": (1,)}

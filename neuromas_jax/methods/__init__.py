@@ -80,7 +80,7 @@ def make_method(name: str, config: Config, family: FamilyConfig) -> Method:
     check_methods([name])
     options = config.graph
     topology = family.topology or options.topology
-    graph = text_graph(topology, family.message_tokens, options.reads, family.view, options.edges)
+    graph = text_graph(topology, family.message_tokens, family.reads or options.reads, family.view, options.edges)
     if graph.layers[-1].width > 1:
         raise ValueError(f"topology {topology!r} ends in a layer of {graph.layers[-1].width} nodes, but only one answer "
                          "is rewarded; the last layer must have one node, such as '4-2-1'")

@@ -1,7 +1,7 @@
 """Reading a batch a few questions at a time: the working set stays small, the result is the same to rounding.
 
 A microbatch bounds what prefill and backward pass hold at once. It is the knob that trades time for memory on an
-accelerator; on a CPU a few questions, whose activations stay in the cache, are faster than all and than one.
+accelerator; on a CPU a few questions were measured to be faster than all and than one.
 """
 
 from collections.abc import Callable
@@ -25,8 +25,8 @@ def check_microbatch(microbatch: int, questions: int) -> None:
 
 
 def default_microbatch(questions: int, group: int, graph: TextGraph) -> int:
-    """The whole batch on an accelerator. On a CPU as many questions as have `CPU_TOKENS` tokens in inboxes and messages of one node:
-    4 of 8 episodes where four senders and the reader write 2 tokens each, 1 where they write 16.
+    """The whole batch on an accelerator. On a CPU as many questions as have `CPU_TOKENS` tokens in inboxes and messages of one
+    node: 4 of 8 episodes where four senders and the reader write 2 tokens each, 1 where they write 16.
     """
     if jax.default_backend() != "cpu":
         return questions

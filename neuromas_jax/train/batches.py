@@ -42,7 +42,10 @@ def question_ids(question: Question, graph: TextGraph, tokenizer: Tokenizer, buc
 
 
 def pad_questions(rows: Sequence[list[list[int]]], numbers: Sequence[int], buckets: Sequence[int]) -> Questions:
-    """A batch from the ids of its questions (`question_ids`) and their numbers in the split, which seed their episodes."""
+    """A batch from the ids of its questions (`question_ids`) and a number for each, which seeds its episodes.
+
+    In training that is its number in the split, in evaluation its place among the questions asked.
+    """
     longest = max(len(ids) for row in rows for ids in row)
     bucket = next(bucket for bucket in buckets if bucket >= longest)
     tokens = np.zeros((len(rows[0]), len(rows), bucket), np.int32)

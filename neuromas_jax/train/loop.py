@@ -74,7 +74,7 @@ def description(run: Run, seed: int) -> dict:
     kept["optimizer"] = dataclasses.asdict(run.optimizer)
     del kept["rollout"]["microbatch"]
     family = dataclasses.asdict(run.family)
-    del family["topology"], family["steps"]  # the graph tells the one, and a run may be made longer
+    del family["topology"], family["reads"], family["steps"]  # the graph tells the first two, and a run may be made longer
     text = json.loads(json.dumps({**kept, "family": family, "seed": seed}))
     graph = dataclasses.asdict(run.method.graph)
     return {
