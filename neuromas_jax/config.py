@@ -301,8 +301,8 @@ def _check(config: Config) -> None:
                          f"choose a seed outside {config.seeds}")
     for name, family in config.families.items():
         if family.adapters and family.steps is not None:
-            raise ValueError(f"config key 'families.{name}.steps' is {family.steps} and would not be used, since the adapters come "
-                             f"from {family.adapters!r}; drop one of the two")
+            raise ValueError(f"config key 'families.{name}.steps' is {family.steps} and would not be used, since the adapters "
+                             f"come from {family.adapters!r}; drop one of the two")
         if not family.buckets or min(family.buckets) < 1 or list(family.buckets) != sorted(set(family.buckets)):
             raise ValueError(f"config key 'families.{name}.buckets' is {family.buckets}; give increasing lengths of 1 or more")
         for option, hint in OPTIONS.items():

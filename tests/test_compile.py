@@ -80,8 +80,11 @@ def test_no_logits_for_prompt_tokens(topology, reads):
 
 
 def test_the_shared_block_is_read_once_for_a_group():
-    """Design: shared work is done once, in prefill and in the update. A long question and short messages: if the block of 24 tokens
-    and more were read by each of 3 episodes, some array would hold that many hidden states."""
+    """Design: shared work is done once, in prefill and in the update.
+
+    A long question and short messages: if the block of 24 tokens and more were read by each of 3 episodes, some array would hold
+    that many hidden states.
+    """
     config, message, group = CONFIG, 2, 3
     for text in lowered("2-1", message_tokens=message):
         states = [np.prod(shape) // config.hidden_size for shape in shapes(text)

@@ -40,8 +40,9 @@ def place(tree, split):
 
 def step(compiled, state, spread):
     run = compiled.run
-    _, batch, _, _ = next_batch(run.task, int(state.cursor), 2, run.method.graph, run.parts.tokenizer, run.family.buckets, "error")
-    keep, key, rewards = no_interventions(run.method.graph, 2, 4), jax.random.key(3), np.arange(8.0, dtype=np.float32).reshape(2, 4)
+    graph, rewards = run.method.graph, np.arange(8.0, dtype=np.float32).reshape(2, 4)
+    batch = next_batch(run.task, int(state.cursor), 2, graph, run.parts.tokenizer, run.family.buckets, "error")[1]
+    keep, key = no_interventions(graph, 2, 4), jax.random.key(3)
     if spread:
         batch, keep, key, rewards = place((batch, keep, key, jax.numpy.asarray(rewards)), split=False)
     episodes = compiled.rollout(state.learner.bank, batch, keep, key)

@@ -22,7 +22,8 @@ FIELDS = {  # of results.jsonl, with the type of each
     "truncated": float, "top_answer_share": float, "calls": int, "rounds": int, "tokens": float,
     "trainable_parameters": int, "learning_rate": (float, type(None)),
 }
-PER_NODE = ("gradient_norm", "entropy", "message_tokens", "truncated", "format_rate", "top_message_share", "blanked_loss", "label")
+PER_NODE = (
+    "gradient_norm", "entropy", "message_tokens", "truncated", "format_rate", "top_message_share", "blanked_loss", "label")
 CONFIG = parse(dict(
     families=dict(
         listops=dict(options=dict(depths=(1,), weights=(1.0,), held_out_depth=2), buckets=(16,)),

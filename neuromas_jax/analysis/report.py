@@ -222,8 +222,9 @@ def cost_section(cost: dict[str, list[dict]]) -> list[str]:
              *(f"{sum(done[name] for done in cost[method]):.0f}" for name in ("run_seconds", "compile_seconds")),
              f"{max(done['peak_memory_gib'] for done in cost[method]):.2f}"] for method in sorted(cost, key=place)]
     return ["### What training cost", "",
-            "Sweep and training together. Run: rollouts and updates alone. Compile: once in a process that needs the program, less "
-            "where it is found in the cache. Memory: the most that a process held until then, whatever it did before.", "", *table(["method", "cells", "steps", "run, s", "compile, s", "peak memory, GiB"], rows)]
+            "Sweep and training together. Run: rollouts and updates alone. Compile: once in a process that needs the program, "
+            "less where it is found in the cache. Memory: the most that a process held until then, whatever it did before.", "",
+            *table(["method", "cells", "steps", "run, s", "compile, s", "peak memory, GiB"], rows)]
 
 
 def labour(graph, runs: dict[int, list[dict]]) -> list[str]:

@@ -1,9 +1,9 @@
 """Arithmetic in the wording of BBH multistep_arithmetic_two: `((-1 + 2 + 9 * 5) - (-2 + -4 + -4 * -7)) =`.
 
 Two brackets of k operands from -9 to 9, usual precedence, chains from the left. A partial solution does not help. The operators
-of the first bracket are A, C, E, ... and those of the second B, D, F, ..., each from its value back to what is computed first: the
-answer is made of A and B whatever the brackets' lengths, and what is learned on short ones serves longer ones. Drawn are only
-questions whose values have two digits at most, which the embedded tokenizer writes as one word; `read` takes any.
+of the first bracket are A, C, E, ... and those of the second B, D, F, ..., each from its value back to what is computed first:
+the answer is made of A and B whatever the brackets' lengths, and what is learned on short ones serves longer ones. Drawn are
+only questions whose values have two digits at most, which the embedded tokenizer writes as one word; `read` takes any.
 Wording after Suzgun et al., BIG-Bench Hard (2022).
 """
 
