@@ -4,6 +4,7 @@ import ast
 import hashlib
 import random
 import re
+import string
 
 import pytest
 
@@ -100,6 +101,18 @@ def _by_side(text):
     return values | {"answer": _value(root)}
 
 
+def _by_level(text):
+    """The same for balanced trees: level by level from the root, each from left to right."""
+    def operands(node):
+        return node.args if isinstance(node, ast.Call) else [node.left, node.right]
+
+    level, values = [ast.parse(text, mode="eval").body], []
+    while level:
+        values += [_value(node) for node in level]
+        level = [below for node in level for below in operands(node) if not isinstance(below, ast.Constant)]
+    return dict(zip(("answer", *string.ascii_uppercase), values))
+
+
 def _after(text, node):
     """Where the operator after an operand stands: past the closing brackets."""
     at = node.end_col_offset
@@ -124,10 +137,21 @@ def test_expression_facts_equal_python_eval(name):
         text = _as_python(name, question.text)
         if name == "listops":  # commas between operands: after a digit or a bracket, before the next operand
             text = re.sub(r"([\d)]) (?=[\dA-Z])", r"\1, ", text)
-        expected = _by_side(text) if name == "arithmetic" else _operators(text)
+        expected = {"arithmetic": _by_side, "boolean": _operators}.get(name, _by_level)(text)
         if name == "modular":
             expected = {label: value % 10 for label, value in expected.items()}
         assert {fact.label: fact.value for fact in question.facts} == {k: str(v) for k, v in expected.items()}, question
+
+
+@pytest.mark.parametrize("name, text, needs", [
+    ("listops", "[MIN [MAX 3 5 ] [SM 2 7 ] ]", {"answer": ("A", "B")}),
+    ("listops", "[MIN [MAX [SM 1 2 ] 5 ] [SM 2 [MAX 0 4 ] ] ]", {"answer": ("A", "B"), "A": ("C",), "B": ("D",)}),
+    ("modular", "( ( ( 1 + 2 ) * ( 3 - 4 ) ) - ( ( 5 + 6 ) * ( 7 + 8 ) ) ) % 10 =",
+     {"answer": ("A", "B"), "A": ("C", "D"), "B": ("E", "F")}),
+])
+def test_labels_of_balanced_trees_say_how_far_from_the_answer_a_fact_is(name, text, needs):
+    found = {fact.label: fact.needs for fact in make_task(name).read(text).facts}
+    assert {label: below for label, below in found.items() if below} == needs
 
 
 def test_labels_of_brackets_do_not_depend_on_their_lengths():

@@ -28,6 +28,18 @@ class Places:
         self.closed.append((place, value, tuple(p for p in operands if p != LITERAL)))
         return place
 
+    def level_order(self) -> dict[int, str]:
+        """Letters from the root down: its operands first, then theirs, each level from left to right.
+
+        In balanced trees the answer is then made of A and B at every depth, and what is learned on shallow questions serves deeper
+        ones.
+        """
+        needs_of = {place: needs for place, _, needs in self.closed}
+        order = list(self.closed[-1][2])
+        for place in order:  # it grows while it is read
+            order += needs_of[place]
+        return dict(zip(order, string.ascii_uppercase))
+
     def facts(self, letters: dict[int, str] | None = None) -> tuple[Fact, ...]:
         """Facts with needs first. The root is `answer`, every other operator has its letter, by default that of its place.
 
