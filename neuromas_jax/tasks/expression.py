@@ -31,8 +31,8 @@ class Places:
     def level_order(self) -> dict[int, str]:
         """Letters from the root down: its operands first, then theirs, each level from left to right.
 
-        In balanced trees the answer is then made of A and B at every depth, and what is learned on shallow questions serves deeper
-        ones.
+        In balanced trees the answer is then made of A and B at every depth, and what is learned on shallow questions serves
+        deeper ones.
         """
         needs_of = {place: needs for place, _, needs in self.closed}
         order = list(self.closed[-1][2])
