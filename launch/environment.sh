@@ -23,7 +23,11 @@ venv="${VENV:-.venv}"
 if [ ! -x "$venv/bin/python" ]; then
   python="$(find_python)"
   echo "making $venv with $("$python" --version)"
-  "$python" -m venv "$venv"
+  "$python" -m venv "$venv" || {
+    rm -rf "$venv"  # half made: without pip
+    echo "no virtual environment could be made; on Debian and Ubuntu install python3-venv, then run this again" >&2
+    exit 1
+  }
 fi
 # A second call installs nothing: the stamp holds what was installed and for which setup.py.
 stamp="$venv/.installed-$(echo "$1" | tr ',' '-')"

@@ -15,14 +15,17 @@ from typing import Any
 from neuromas_jax.backbone.decoder import LINEAR_SITES
 from neuromas_jax.rl.objective import Objective
 from neuromas_jax.rl.update import Optimizer
-from neuromas_jax.text.prompt import PromptTemplate
+from neuromas_jax.text.prompt import PromptTemplate, check_template
 
 TOO_LONG = ("error", "skip")
 ELSEWHERE = {  # fields that the package sets itself, and the key that decides them
     "optimizer.learning_rate": "config.learning_rate, such as dict(default=2e-3, graph=4e-3)",
     "prompt.tokens_per_fact": "families.<name>.tokens_per_fact",
 }
-OPTIONS = {"depths": tuple[int, ...], "weights": tuple[float, ...], "path": str, "file": str}  # a task checks the rest itself
+OPTIONS = {  # of tasks, which check the rest themselves
+    "depths": tuple[int, ...], "weights": tuple[float, ...], "held_out_depth": int, "path": str, "file": str,
+    "number": bool, "evaluation_only": bool, "uneven": bool, "far": float,
+}
 EXAMPLES = {
     "families": "dict(listops=dict())", "learning_rate": "dict(default=2e-3)",
     "graph.reads": "((), (0,), (0, 1))", "graph.edges": "(None, ((True, True), (True, False)))",
@@ -107,11 +110,15 @@ class FamilyConfig:
 
 @dataclasses.dataclass(frozen=True)
 class SweepConfig:
-    """Learning rates tried per family and method, on a seed of their own, judged on validation questions; () for none."""
+    """Learning rates tried per family and method, on a seed of their own, judged on validation questions; () for none.
+
+    A trial has as many `steps` as the training that follows, unless told otherwise: learning may come in a late jump, and a sweep
+    that ends before it tells nothing.
+    """
 
     learning_rates: tuple[float, ...] = ()
     seed: int = 100
-    steps: int = 100
+    steps: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -266,6 +273,7 @@ def _check_rates(config: Config, values: Mapping) -> None:
 
 
 def _check(config: Config) -> None:
+    check_template(config.prompt)
     families = config.families.items()
     for name, value, low in (
         ("rollout.questions", config.rollout.questions, 1), ("rollout.group", config.rollout.group, 1),

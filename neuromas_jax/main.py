@@ -9,7 +9,9 @@ import contextlib
 import dataclasses
 from pathlib import Path
 import os
+import signal
 import sys
+import traceback
 
 from absl import app, flags, logging
 import jax
@@ -24,10 +26,17 @@ _CACHE = flags.DEFINE_string("compilation_cache", "~/.cache/neuromas_jax/xla", "
 
 
 def parse_flags(arguments):
-    """Flags as `app.run` reads them, with a clear end where an override names a section that the config file does not set."""
+    """Flags as `app.run` reads them, with a clear end where the config file is missing or an override names a section that it
+    does not set."""
     try:
         return app.parse_flags_with_usage(arguments)
+    except OSError as error:
+        print(f"error: the config cannot be read: {error}; give --config a Python file such as configs/quickstart.py",
+              file=sys.stderr)
+        sys.exit(2)
     except (AttributeError, KeyError) as error:
+        if any(frame.name == "get_config" for frame in traceback.extract_tb(error.__traceback__)):
+            raise  # a mistake in the file itself: its lines say more
         print(f"error: a --config.section.key flag names the section {error}, which the config file does not set; "
               "set it there first, such as config.objective = dict(credit='grpo')", file=sys.stderr)
         sys.exit(2)
@@ -73,6 +82,7 @@ def main(arguments):
     from neuromas_jax.config import parse
     from neuromas_jax.experiments.run import check, run_experiment, run_workers
 
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the workers are ended too
     if len(arguments) > 1:
         raise app.UsageError(f"unknown arguments {arguments[1:]}; give --config, --workdir, or --config.name=value")
     if _CACHE.value:

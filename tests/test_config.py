@@ -125,6 +125,11 @@ def test_a_learning_rate_holds_for_the_method_that_trains():
     (dict(sweep=dict(learning_rates=(1e-3,), seed=0)), "'sweep.seed' is 0, which is also reported"),
     (dict(families={}), "name at least one family"),
     (dict(order=("boolean",)), "config.order is .*name each of the families listops once"),
+    (dict(prompt=dict(tag="<node> {role}")),
+     "config key 'prompt.tag' is '<node> {role}' with the placeholder {role}; allowed here: {layer}, {index}"),
+    (dict(prompt=dict(note="<note> {")), "config key 'prompt.note' is '<note> {' .*write a brace that stands for itself twice"),
+    (dict(families=dict(arithmetic=dict(options=dict(far="high")))),
+     "config key 'families.arithmetic.options.far' is 'high'; it must"),
     (dict(families=dict(listops=dict(buckets=(8, 4)))), "'families.listops.buckets' is .*increasing"),
 ])
 def test_mistakes_are_named(changes, message):

@@ -1,6 +1,7 @@
 """Experiments: which runs share programs, and how one goes on from what was published. Nothing is compiled here."""
 
 import dataclasses
+import json
 import shutil
 
 import pytest
@@ -76,7 +77,7 @@ class Laboratory:
         write_done(folder, {
             "validation": 0.5, "learning_rate": cell.learning_rate, "steps": cell.steps, "adapters": checksum, "run_seconds": 1.0,
             "compile_seconds": 1.0, "peak_memory_gib": 1.0, "backbone": run.parts.fingerprint,
-            "made_with": experiment.identity(run, cell.seed)})
+            "system": experiment.system_checksums(run), "made_with": experiment.identity(run, cell.seed)})
         self.trained.append((stage, f"{cell.method}_seed{cell.seed}"))
 
     def evaluate_method(self, compiled, bank, sets, family, seed, learning_rate):
@@ -123,7 +124,7 @@ def test_what_is_published(again):
 def test_a_copy_of_a_published_experiment_is_finished(again, laboratory, tmp_path):
     assert laboratory.run(CONFIG, again) == ([], [])
     assert (again / "results.jsonl").read_bytes() == (tmp_path / "work/results.jsonl").read_bytes()
-    assert read_trained(again, "listops") == read_trained(tmp_path / "work", "listops")  # the report's curves and episodes
+    assert read_trained(CONFIG, again, "listops") == read_trained(CONFIG, tmp_path / "work", "listops")  # the report's curves and episodes
 
 
 def test_a_rival_without_adapters_is_trained_again_only_where_it_must_be_evaluated(again, laboratory):
@@ -154,6 +155,61 @@ def test_a_published_experiment_can_be_made_longer(again, laboratory):
     assert [name for stage, name in trained if stage == "train"] == [
         "graph_seed0", "graph_seed1", "single_equal_parameters_seed0", "single_equal_parameters_seed1"]
     assert "sweep" not in dict(trained)
+
+
+def test_a_sweep_that_changed_is_refused_where_training_followed_the_earlier_one(again):
+    wider = dataclasses.replace(CONFIG, sweep=dataclasses.replace(CONFIG.sweep, learning_rates=(1e-3, 2e-3)))
+    with pytest.raises(ValueError, match="the sweep of listops/graph has no finished trial at 0.002 for 1 steps, and .*graph_seed0 "
+                                         "was trained at the rate that an earlier sweep chose; give another --workdir"):
+        experiment.check(wider, again)
+
+
+def test_the_report_shows_this_config_s_cells_alone(again):
+    fewer = dataclasses.replace(CONFIG, methods=("graph",), seeds=(1,))
+    assert set(read_trained(fewer, again, "listops").metrics) == {("graph", 1)}
+    other = dataclasses.replace(CONFIG, sweep=dataclasses.replace(CONFIG.sweep, learning_rates=(4e-3,)))
+    assert read_trained(other, again, "listops").sweep == {}
+
+
+@pytest.mark.parametrize("changes, named", [
+    (dict(graph=dict(topology="1-1-1")), "config.graph"), (dict(adapters=dict(scale=1.0)), "config.adapters"),
+    (dict(prompt=dict(tag="<node> {index} {layer}")), "config.prompt"),
+])
+def test_adapters_are_not_judged_in_another_system(again, changes, named):
+    """They would fit: the shapes are the same."""
+    borrowing = configure(families=dict(listops={**TINY, "adapters": str(again / "train/listops")}), methods=("graph",))
+    experiment.check(borrowing, again.parent / "new")
+    other = configure(families=dict(listops={**TINY, "adapters": str(again / "train/listops")}), methods=("graph",), **changes)
+    with pytest.raises(ValueError, match=f"was trained with another {named} .*use the config that made it, or train again"):
+        experiment.check(other, again.parent / "new")
+
+
+def test_an_edited_file_is_another_task(tmp_path):
+    """And is not taken for the one that was trained on."""
+    path = tmp_path / "mine.jsonl"
+    found = []
+    for answer in ("5", "6"):
+        rows = [{"question": f"[MAX {n % 10} {n // 10} ]", "answer": answer} for n in range(60)]
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        config = configure(families=dict(mine=dict(task="jsonl", options=dict(path=str(path)), buckets=(8,))))
+        found.append(experiment.identity(make_run(config, "mine", "graph"), 0))
+    assert found[0] != found[1]
+
+
+def test_what_only_evaluation_reads_does_not_make_another_run():
+    runs = [make_run(configure(families=dict(boolean=dict(buckets=(12,), files=files))), "boolean", "graph")
+            for files in ((), ("boolean_expressions",))]
+    assert experiment.identity(runs[0], 0) == experiment.identity(runs[1], 0)
+
+
+def test_publishing_leaves_nothing_of_what_was_published_before(again, tmp_path):
+    old = tmp_path / "published/train/listops/graph_seed9/done.json"
+    old.parent.mkdir()
+    old.write_text("{}")
+    publish(tmp_path / "work", tmp_path / "published")
+    assert not old.exists() and (tmp_path / "published/train/listops/graph_seed0/done.json").exists()
+    with pytest.raises(ValueError, match="is the experiment's own folder"):
+        publish(again, again)
 
 
 def test_nothing_is_published_before_there_are_results(tmp_path):

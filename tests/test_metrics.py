@@ -7,7 +7,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from neuromas_jax.pretrain import train as pretrain
 from neuromas_jax.rl import Objective
 from neuromas_jax.tasks import Verdict
 from neuromas_jax.train import checkpoint
@@ -48,10 +47,6 @@ def test_a_damaged_line_elsewhere_is_named_and_nothing_is_changed(tmp_path):
         with pytest.raises(ValueError, match=r"metrics.jsonl, line 2: .*is not a JSON record .*remove that line and run again"):
             use()
     assert path.read_text() == before
-
-
-def test_pretraining_cuts_its_log_the_same_way():
-    assert pretrain.cut_log is cut_log
 
 
 def write(path, step, scene, rewards):

@@ -1,6 +1,7 @@
 """The pure update: who moves, who does not, by how much, and what the loss is divided by."""
 
 import dataclasses
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -56,6 +57,20 @@ def test_groups_without_variance_change_nothing_at_all(world):
     after, metrics = take(world, moved, SAME)
     assert equal(jax.tree.leaves(after), jax.tree.leaves(moved))
     assert not np.asarray(metrics.moved).any() and float(metrics.informative) == 0
+
+
+def test_the_gradient_is_that_of_the_credit_which_the_objective_names(world):
+    scene, state, _, _ = world
+    gradient = jax.jit(jax.grad(lambda bank, weights: loss_of_bank(
+        PLAIN, scene.program, scene.backbone, bank, scene.episodes, weights)[0]))
+    norms = []
+    for credit in ("leave_one_out", "grpo", "batch_mean"):
+        _, metrics = take(world, state, objective=Objective(credit=credit))
+        want = jax.vmap(optax.global_norm)(gradient(scene.bank, advantages(credit, REWARDS)))
+        np.testing.assert_allclose(metrics.gradient_norm, want, rtol=1e-4)
+        norms.append(np.asarray(want))
+    for one, other in itertools.combinations(norms, 2):
+        assert np.abs(one / other - 1).min() > 0.01  # so that none passes for another
 
 
 def test_a_slot_without_a_live_row_does_not_change_bit_for_bit(world):

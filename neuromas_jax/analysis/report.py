@@ -1,12 +1,13 @@
 """`report.md`: what came out of an experiment, with everything needed to doubt it."""
 
 import dataclasses
+import itertools
 from pathlib import Path
 
 from neuromas_jax.analysis import plots
 from neuromas_jax.analysis.pooling import Pool, SetResults, between, difference, gather, percent
 from neuromas_jax.config import Config
-from neuromas_jax.experiments.cells import read_done
+from neuromas_jax.experiments.cells import read_done, sweep_cells, trained_methods
 from neuromas_jax.methods import METHODS, make_method
 from neuromas_jax.train.metrics import read_metrics
 
@@ -80,7 +81,7 @@ def opening(config: Config, records: list[dict]) -> str:
 
 def family_section(config: Config, workdir: Path, family: str, sets: list[SetResults]) -> list[str]:
     """Everything about one family; empty if there is nothing yet."""
-    trained = read_trained(workdir, family)
+    trained = read_trained(config, workdir, family)
     if not sets and not trained.metrics:
         return []
     lines = [f"## {family}", ""]
@@ -90,7 +91,7 @@ def family_section(config: Config, workdir: Path, family: str, sets: list[SetRes
         lines += set_section(one)
     if sets:
         lines += picture(plots.draw_results(workdir / f"results_{family}.png", sets), f"results on {family}")
-    lines += sweep_section(trained.sweep)
+    lines += sweep_section(trained.sweep, config.sweep.learning_rates)
     lines += cost_section(trained.cost)
     if trained.metrics:
         lines += [f"### Training on {family}", ""]
@@ -112,10 +113,12 @@ def family_section(config: Config, workdir: Path, family: str, sets: list[SetRes
     return lines
 
 
-def read_trained(workdir: Path, family: str) -> Trained:
-    """Reads what lies under `train/` and `sweep/`; cells without numbers yet are left out."""
+def read_trained(config: Config, workdir: Path, family: str) -> Trained:
+    """Reads what lies under `train/` and `sweep/` of this config's cells; those without numbers yet are left out."""
     metrics, sweep, cost, episodes = {}, {}, {}, []
-    for method, seed, folder in sorted(cells(workdir / "train" / family), key=lambda cell: (place(cell[0]), cell[1])):
+    methods = sorted(trained_methods(config, family), key=METHODS.index)
+    for method, seed in itertools.product(methods, config.seeds):
+        folder = workdir / "train" / family / f"{method}_seed{seed}"
         if (folder / "metrics.jsonl").exists() and (found := read_metrics(folder)):
             metrics[method, seed] = found
         if done := read_done(folder):
@@ -123,24 +126,16 @@ def read_trained(workdir: Path, family: str) -> Trained:
         if method == "graph" and not episodes and (folder / "episodes.txt").exists():
             written = (folder / "episodes.txt").read_text(encoding="utf-8").split("== step ")[1:]
             episodes = ["== step " + text.strip() for text in written[-2:]]
-    for method, _, folder in cells(workdir / "sweep" / family):
-        if done := read_done(folder):
-            sweep.setdefault(method, {})[done["learning_rate"]] = done["validation"]
-            cost.setdefault(method, []).append(done)
+    for cell in sweep_cells(config, family):
+        if done := read_done(cell.folder(workdir, "sweep")):
+            sweep.setdefault(cell.method, {})[cell.learning_rate] = done["validation"]
+            cost.setdefault(cell.method, []).append(done)
     return Trained(metrics, sweep, cost, episodes)
 
 
 def place(method: str) -> int:
     """Where a method stands in every table."""
     return METHODS.index(method) if method in METHODS else len(METHODS)
-
-
-def cells(folder: Path):
-    """(method, seed, folder) of every cell under a folder."""
-    for path in sorted(folder.glob("*_seed*")):
-        method, _, rest = path.name.rpartition("_seed")
-        if path.is_dir() and rest.partition("_lr")[0].isdigit():
-            yield method, int(rest.partition("_lr")[0]), path
 
 
 def picture(path: Path, text: str) -> list[str]:
@@ -196,12 +191,11 @@ def comparison(one: SetResults) -> list[str]:
             *table(["difference", "points", "95 %", "by seed", "rounds"], rows)]
 
 
-def sweep_section(sweep: dict[str, dict[float, float]]) -> list[str]:
+def sweep_section(sweep: dict[str, dict[float, float]], rates: tuple[float, ...]) -> list[str]:
     """Validation accuracy of every swept rate; the chosen one is bold."""
     if not sweep:
         return []
-    rates = sorted({rate for found in sweep.values() for rate in found})
-    rows = []
+    rates, rows = sorted(rates), []
     for method in sorted(sweep, key=place):
         found = sweep[method]
         chosen = -max((accuracy, -rate) for rate, accuracy in found.items())[1] if len(found) == len(rates) else None

@@ -35,9 +35,13 @@ def trained_methods(config: Config, family: str) -> list[str]:
     return list(dict.fromkeys(name for name in names if name))
 
 
+def training_steps(config: Config, family: str) -> int:
+    return config.families[family].steps or config.training.steps
+
+
 def sweep_cells(config: Config, family: str) -> list[Cell]:
     sweep = config.sweep
-    return [Cell(family, method, sweep.seed, rate, sweep.steps)
+    return [Cell(family, method, sweep.seed, rate, sweep.steps or training_steps(config, family))
             for method in trained_methods(config, family) for rate in sweep.learning_rates]
 
 
@@ -51,8 +55,7 @@ def learning_rate(config: Config, workdir: Path, family: str, method: str) -> fl
 
 
 def train_cells(config: Config, workdir: Path, family: str) -> list[Cell]:
-    steps = config.families[family].steps or config.training.steps
-    return [Cell(family, method, seed, learning_rate(config, workdir, family, method), steps)
+    return [Cell(family, method, seed, learning_rate(config, workdir, family, method), training_steps(config, family))
             for method in trained_methods(config, family) for seed in config.seeds]
 
 

@@ -6,7 +6,7 @@ import functools
 import jax
 
 from neuromas_jax.config import Config
-from neuromas_jax.tasks import Question, bbh_task, make_task
+from neuromas_jax.tasks import FileTask, Question, bbh_task, make_task
 from neuromas_jax.tasks.shallow import bar, majority
 from neuromas_jax.train.batches import distinct_questions
 from neuromas_jax.train.evaluate import evaluate
@@ -55,7 +55,7 @@ def _sets(name: str, task_name: str, options: tuple, files: tuple, count: int) -
         if questions:
             found[set_name, depth] = EvaluationSet(set_name, judge, questions, depth)
 
-    if hasattr(task, "questions"):
+    if isinstance(task, FileTask):
         add(name, task, distinct_questions(task, "test", None, 10**9), None)
     else:
         for depth in task.depths:

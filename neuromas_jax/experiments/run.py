@@ -21,10 +21,11 @@ from neuromas_jax.config import Config
 from neuromas_jax.experiments.cells import Cell, claim, read_done, sweep_cells, train_cells, trained_methods, write_done
 from neuromas_jax.experiments.evaluation import evaluate_method, evaluation_sets
 from neuromas_jax.methods import check_methods, make_method
+from neuromas_jax.tasks import FileTask
 from neuromas_jax.train import checkpoint
 from neuromas_jax.train.batches import TooLong, distinct_questions, question_ids
 from neuromas_jax.train.evaluate import evaluate
-from neuromas_jax.train.loop import description, train
+from neuromas_jax.train.loop import description, system, train
 from neuromas_jax.train.metrics import read_metrics
 from neuromas_jax.train.run import Compiled, Run, make_run
 
@@ -66,10 +67,7 @@ def check(config: Config, workdir: Path) -> None:
                     load_adapters(source_folder(config, workdir, run, family, seed), run, seed)
         check_questions(config, family, runs)
         if not config.families[family].adapters:
-            swept = [check_cell(cell, "sweep", config, workdir) for cell in sweep_cells(config, family)]
-            if all(swept):  # before that, the rate to train at is not known
-                for cell in train_cells(config, workdir, family):
-                    check_cell(cell, "train", config, workdir)
+            check_cells(config, workdir, family)
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         probe = workdir / ".writable"
@@ -77,6 +75,20 @@ def check(config: Config, workdir: Path) -> None:
         probe.unlink()
     except OSError as error:
         raise ValueError(f"workdir {workdir} cannot be written ({error}); give another --workdir") from error
+
+
+def check_cells(config: Config, workdir: Path, family: str) -> None:
+    """Raises ValueError where the folder of a cell holds what this run cannot go on from."""
+    missing = {cell.method: cell for cell in sweep_cells(config, family) if not check_cell(cell, "sweep", config, workdir)}
+    for method, cell in missing.items():
+        trained = sorted(workdir.glob(f"train/{family}/{method}_seed*/done.json"))
+        if trained:  # the sweep might choose another rate than theirs, hours later
+            raise ValueError(f"the sweep of {family}/{method} has no finished trial at {cell.learning_rate:g} for {cell.steps} "
+                             f"steps, and {trained[0].parent} was trained at the rate that an earlier sweep chose; "
+                             "give another --workdir, or the sweep that was finished")
+    if not missing:  # before that, the rate to train at is not known
+        for cell in train_cells(config, workdir, family):
+            check_cell(cell, "train", config, workdir)
 
 
 def check_cell(cell: Cell, stage: str, config: Config, workdir: Path) -> bool:
@@ -128,7 +140,7 @@ def training_questions(config: Config, family: str, task) -> dict[str, list]:
       ValueError: a file has too few of them.
     """
     batch = config.rollout.questions
-    if hasattr(task, "questions"):
+    if isinstance(task, FileTask):
         train = list(task.questions("train"))
         if len(train) < batch:
             raise ValueError(f"family {family!r} has {len(train)} questions in split train, and rollout.questions is {batch}; "
@@ -172,6 +184,11 @@ def work_through(cells: list[tuple[Cell, str]], config: Config, workdir: Path) -
 def identity(run: Run, seed: int) -> str:
     """Checksum of all that training depends on but its length."""
     return f"{zlib.crc32(checkpoint.fingerprint(description(run, seed)).encode()):08x}"
+
+
+def system_checksums(run: Run) -> dict[str, str]:
+    """Checksums of what adapters are at home in: graph, adapters, prompt."""
+    return {name: f"{zlib.crc32(checkpoint.fingerprint(part).encode()):08x}" for name, part in system(run).items()}
 
 
 def finished(cell: Cell, stage: str, config: Config, workdir: Path) -> bool:
@@ -225,7 +242,7 @@ def do_cell(cell: Cell, stage: str, config: Config, workdir: Path) -> None:
         "compile_seconds": round(sum(compiled.compile_seconds.values()), 1), "peak_memory_gib": peak_memory(),
         "samples": cell.steps * config.rollout.questions * config.rollout.group,
         "adapters": save_adapters(folder / ADAPTERS, state.learner.bank),
-        "backbone": run.parts.fingerprint, "made_with": identity(run, cell.seed),
+        "backbone": run.parts.fingerprint, "system": system_checksums(run), "made_with": identity(run, cell.seed),
     })
     logging.info("%s: validation %.3f", title, accuracy)
 
@@ -249,7 +266,7 @@ def load_adapters(folder: Path, run: Run, seed: int) -> dict:
     """Adapters of a finished cell.
 
     Raises:
-      ValueError: they are missing or damaged, have other sites or shapes than this run's, or were trained on another backbone.
+      ValueError: they are missing or damaged, were trained on another backbone, or in another graph, scale or prompt.
     """
     path, like, done = folder / ADAPTERS, run.new_bank(seed), read_done(folder)
     if not path.exists() or done is None:
@@ -261,6 +278,10 @@ def load_adapters(folder: Path, run: Run, seed: int) -> dict:
         )
     if done["adapters"] != f"{zlib.crc32(path.read_bytes()):08x}":
         raise ValueError(f"{path} is not the file that {folder / 'done.json'} tells of; copy both again, or train them again")
+    other = [name for name, checksum in system_checksums(run).items() if done.get("system", {}).get(name) != checksum]
+    if other:
+        raise ValueError(f"{path} was trained with another config.{', config.'.join(other)} (of the graph: layers, reads, edges, "
+                         "views, message lengths, slots) than this run's; use the config that made it, or train again")
     stored = load_file(path)
     bank = {site: {name: stored.get(f"{site}.{name}") for name in pair} for site, pair in like.items()}
     for site, pair in like.items():
@@ -311,7 +332,8 @@ def plan_evaluation(config: Config, workdir: Path, family: str, method: str, see
         trained = read_done(source)
         if trained is None:
             return None
-    belongs = {"made_with": identity(run, seed), "adapters": trained.get("adapters"), "test_questions": config.test_questions}
+    belongs = {"made_with": identity(run, seed), "adapters": trained.get("adapters"), "test_questions": config.test_questions,
+               "files": list(config.families[family].files)}
     return Evaluation(run, workdir / "evaluation" / family / f"{method}_seed{seed}", source,
                       trained.get("learning_rate"), belongs)
 

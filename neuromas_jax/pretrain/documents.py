@@ -21,7 +21,6 @@ from neuromas_jax.text.tokenizer import Tokenizer
 
 SKILLS = ("leaf", "combine", "answer", "direct", "copy")
 LARGEST_TAG = 9
-LARGEST_COUNT = 12  # facts that a cue may ask for
 
 
 @dataclasses.dataclass(frozen=True)

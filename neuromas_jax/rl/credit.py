@@ -1,6 +1,6 @@
-"""Credit: rewards of a group -> advantages, one number per node, question and episode `[N, B, G]`.
+"""Credit: rewards of a group -> advantages, one number per question and episode, `[B, G]`.
 
-Every node of an episode shares the episode's reward. Per-node statistics therefore equal the group's here; they differ only
+Every node of an episode shares the episode's reward, and with it the advantage. Per-node statistics therefore equal the group's here; they differ only
 where nodes fire at different rates.
 """
 

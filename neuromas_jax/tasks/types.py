@@ -4,6 +4,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from neuromas_jax.graph.textgraph import VIEWS
 from neuromas_jax.tasks import splits
 from neuromas_jax.tasks.verify import Verdict, verify_text
 
@@ -11,7 +12,6 @@ SPLITS = ("train", "validation", "test", "held_out")
 # A split holds a tenth of the prompts or more, so this many draws fail only where a split holds no prompt at all.
 MAX_DRAWS = 5000
 PATIENCE = 500
-VIEWS = ("all", "share", "common")
 
 
 @dataclass(frozen=True)

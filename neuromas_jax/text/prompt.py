@@ -11,6 +11,7 @@ A first-layer node has no inbox; its cue ends the shared block. For the embedded
 
 from collections.abc import Sequence
 import dataclasses
+import string
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
@@ -24,9 +25,9 @@ from neuromas_jax.text.tokenizer import Tokenizer
 class PromptTemplate:
     """The fixed words of a node's prompt. No roles: a node learns its place, the question and its messages.
 
-    Fields may use `{layer}` and `{index}` (both from 1), `{k}` (place in the inbox, from 1), `{message_tokens}` and
-    `{facts}`: how many facts of `tokens_per_fact` tokens fit into the message. Template text may hold control tokens;
-    questions and messages cannot (see `text.tokenizer`).
+    `tag` may use `{layer}` and `{index}` (both from 1); `slot` `{k}` (place in the inbox, from 1); `note` and `final`
+    `{message_tokens}` and `{facts}`: how many facts of `tokens_per_fact` tokens fit into the message. Template text may hold
+    control tokens; questions and messages cannot (see `text.tokenizer`).
     """
 
     start: str = "<s>"
@@ -35,6 +36,24 @@ class PromptTemplate:
     note: str = "<note> {facts}"
     final: str = "<final> {facts}"
     tokens_per_fact: int = 2
+
+
+BUDGET = ("message_tokens", "facts")
+PLACEHOLDERS = {"start": (), "tag": ("layer", "index"), "slot": ("k",), "note": BUDGET, "final": BUDGET}
+
+
+def check_template(template: PromptTemplate) -> None:
+    """Raises ValueError for a placeholder that a field cannot fill, with those it can."""
+    for field, allowed in PLACEHOLDERS.items():
+        text = getattr(template, field)
+        try:
+            names = [name for _, name, _, _ in string.Formatter().parse(text) if name is not None]
+        except ValueError as error:
+            raise ValueError(f"config key 'prompt.{field}' is {text!r} ({error}); write a brace that stands for itself twice") from error
+        for name in names:
+            if name not in allowed:
+                fitting = ", ".join(f"{{{one}}}" for one in allowed) or "no placeholder"
+                raise ValueError(f"config key 'prompt.{field}' is {text!r} with the placeholder {{{name}}}; allowed here: {fitting}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +79,7 @@ def layer_prompts(graph: TextGraph, template: PromptTemplate, tokenizer: Tokeniz
             tag = tuple(tokenizer.encode_template(template.tag.format(layer=number + 1, index=index + 1)))
             tails.append(tag if senders else tag + cue)
         slots = tuple(tuple(tokenizer.encode_template(template.slot.format(k=k + 1))) for k in range(len(senders)))
-        prompts.append(LayerPrompt(tuple(tokenizer.encode_template(template.start)), tuple(tails), slots, cue))
+        prompts.append(LayerPrompt(tuple(tokenizer.encode_template(template.start.format())), tuple(tails), slots, cue))
     return tuple(prompts)
 
 

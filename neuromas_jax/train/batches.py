@@ -8,7 +8,7 @@ import numpy as np
 
 from neuromas_jax.graph import TextGraph
 from neuromas_jax.rollout import Questions
-from neuromas_jax.tasks import Question
+from neuromas_jax.tasks import FileTask, Question
 from neuromas_jax.text.tokenizer import Tokenizer
 
 
@@ -88,7 +88,7 @@ def distinct_questions(task, split: str, depth: int | None, count: int) -> list[
 
     A file gives all its rows.
     """
-    if hasattr(task, "questions"):
+    if isinstance(task, FileTask):
         return list(task.questions(split, depth))[:count]
     found = collections.OrderedDict()
     for index in range(8 * count):

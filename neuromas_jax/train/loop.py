@@ -13,7 +13,7 @@ import numpy as np
 
 from neuromas_jax.rl import LearnerState, UpdateMetrics, advantages, init_learner
 from neuromas_jax.rollout import Episodes, no_interventions
-from neuromas_jax.tasks import Verdict
+from neuromas_jax.tasks import FileTask, Verdict
 from neuromas_jax.train import checkpoint
 from neuromas_jax.train.batches import distinct_questions, next_batch
 from neuromas_jax.train.evaluate import evaluate, message_texts, readout_truncated
@@ -54,7 +54,7 @@ def first_question(task, seed: int) -> int:
     A file's rows are finite: there a seed starts at the beginning of a pass of its own, with all rows in another order.
     """
     start = seed % SEED_STARTS * SEED_STRIDE
-    rows = len(task.questions("train")) if hasattr(task, "questions") else 1
+    rows = len(task.questions("train")) if isinstance(task, FileTask) else 1
     return start - start % max(rows, 1)
 
 
@@ -64,23 +64,27 @@ def init_state(run: Run, seed: int) -> TrainState:
     return TrainState(learner, jax.random.key(seed), jnp.int32(0), jnp.int32(first_question(run.task, seed)))
 
 
+def system(run: Run) -> dict:
+    """What adapters are at home in, as plain JSON: another graph, scale or prompt would make another system of them."""
+    graph = {**dataclasses.asdict(run.method.graph), "slots": run.method.slots, "ranks": run.method.ranks}
+    prompt = {**dataclasses.asdict(run.config.prompt), "tokens_per_fact": run.family.tokens_per_fact}
+    return json.loads(json.dumps({"graph": graph, "adapters": dataclasses.asdict(run.config.adapters), "prompt": prompt}))
+
+
 def description(run: Run, seed: int) -> dict:
     """What a checkpoint belongs to.
 
-    Left out: steps and cadence, since a run may be made longer, and what only trades time for memory.
+    Left out: steps and cadence, since a run may be made longer; what only trades time for memory; what only evaluation reads.
     """
     config = dataclasses.asdict(run.config)
-    kept = {name: config[name] for name in ("backbone", "adapters", "prompt", "rollout", "objective", "optimizer")}
-    kept["optimizer"] = dataclasses.asdict(run.optimizer)
+    kept = {name: config[name] for name in ("rollout", "objective")}
     del kept["rollout"]["microbatch"]
-    family = dataclasses.asdict(run.family)
-    del family["topology"], family["reads"], family["steps"]  # the graph tells the first two, and a run may be made longer
-    text = json.loads(json.dumps({**kept, "family": family, "seed": seed}))
-    graph = dataclasses.asdict(run.method.graph)
-    return {
-        "backbone": run.parts.fingerprint, "config": text,
-        "graph": json.loads(json.dumps({**graph, "slots": run.method.slots, "ranks": run.method.ranks})), "lineage": [],
-    }
+    family = {name: getattr(run.family, name) for name in ("task", "options", "buckets")}
+    home = system(run)
+    graph = home.pop("graph")
+    text = {**home, **kept, "optimizer": dataclasses.asdict(run.optimizer), "family": family, "seed": seed}
+    data = run.task.checksum() if isinstance(run.task, FileTask) else None
+    return {"backbone": run.parts.fingerprint, "config": json.loads(json.dumps(text)), "data": data, "graph": graph, "lineage": []}
 
 
 def train(compiled: Compiled, folder: Path, seed: int, steps: int, title: str = "train") -> TrainState:
@@ -197,7 +201,7 @@ def node_numbers(compiled: Compiled, bank, episodes: Episodes, numbers: UpdateMe
     cut = np.concatenate([(np.asarray(layer.live).all(-1) & (np.asarray(layer.message)[..., -1] != end_id)).mean((1, 2))
                           for layer in episodes])
     readers = range(graph.size - graph.layers[-1].width)
-    subset = validation[: run.config.rollout.questions]
+    subset = scores.asked[: run.config.rollout.questions]
     kept = evaluate(compiled, bank, subset, key).accuracy
     blanked = [kept - evaluate(compiled, bank, subset, key, blanked=node).accuracy for node in readers]
     return {
