@@ -19,7 +19,7 @@ def get_config():
         "graph_untrained", "graph_blanked", "graph_shuffled", "vote_equal_tokens",
     )
     config.seeds = (0,)
-    config.graph = dict(topology="4-2-1", reads="all", slots="per_node")
+    config.graph = dict(topology="4-2-1", reads="previous", slots="per_node")
     config.adapters = dict(rank=4, scale=2.0)
     config.rollout = dict(questions=32, group=8)
     config.learning_rate = dict(default=2e-3, single_equal_tokens=1e-3)  # from the sweep of the reference run

@@ -18,16 +18,16 @@ def get_config():
         strings=dict(buckets=(10,), message_tokens=5, tokens_per_fact=5),
         modular=dict(buckets=(32, 64)),  # a partial solution does not help here
         arithmetic=dict(  # one layer for each step of a bracket of four operands
-            buckets=(26,), topology="4-2-2-1", reads="previous", options=dict(uneven=True), steps=200,
+            buckets=(26,), topology="4-2-2-1", options=dict(uneven=True), steps=200,
             files=("multistep_arithmetic_two",)),
     )
-    config.order = ("listops", "boolean", "navigate", "parts", "strings", "modular", "arithmetic")
+    config.order = ("listops", "boolean", "navigate", "arithmetic", "parts", "strings", "modular")
     config.methods = (  # trained in this order: the longest first, so that two processes end together
         "graph", "chain_equal_calls", "graph_shared_adapter", "single_equal_tokens", "single_equal_parameters",
         "graph_untrained", "graph_blanked", "graph_shuffled", "vote_equal_tokens",
     )
     config.seeds = (0, 1, 2)
-    config.graph = dict(topology="4-2-1", reads="all", slots="per_node")
+    config.graph = dict(topology="4-2-1", reads="previous", slots="per_node")
     config.adapters = dict(rank=4, scale=2.0)
     config.rollout = dict(questions=32, group=8)
     config.sweep = dict(learning_rates=(1e-3, 2e-3, 4e-3), seed=100)
