@@ -212,6 +212,14 @@ def test_publishing_leaves_nothing_of_what_was_published_before(again, tmp_path)
         publish(again, again)
 
 
+def test_rivals_of_the_family_that_the_quickstart_borrows_are_published_with_their_adapters(laboratory, tmp_path):
+    boolean = configure().families["boolean"]
+    laboratory.run(dataclasses.replace(CONFIG, families={"boolean": boolean}), tmp_path / "work")
+    publish(tmp_path / "work", tmp_path / "published")
+    found = {path.parent.name for path in (tmp_path / "published/train/boolean").glob("*/adapters.safetensors")}
+    assert found == {"graph_seed0", "graph_seed1", "single_equal_parameters_seed0"}
+
+
 def test_nothing_is_published_before_there_are_results(tmp_path):
     with pytest.raises(ValueError, match="holds no results.jsonl; run the experiment first"):
         publish(tmp_path, tmp_path / "published")

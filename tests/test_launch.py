@@ -1,10 +1,12 @@
 """The launch scripts, with a stand-in for the environment's Python that writes down its calls: nothing is installed."""
 
+import contextlib
 import os
 from pathlib import Path
 import shutil
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -95,6 +97,43 @@ def test_the_form_with_a_blank_reaches_the_program(tmp_path):
                             "--workdir", tmp_path], cwd=ROOT, capture_output=True, text=True, timeout=300,
                            env={**os.environ, "JAX_PLATFORMS": "cpu"})
     assert ended.returncode == 2 and ended.stderr.startswith("error: unknown config key 'mine'"), ended.stderr
+
+
+def test_a_config_that_is_not_there(tmp_path):
+    ended = subprocess.run([sys.executable, "-m", "neuromas_jax.main", "--config=typo.py", "--config.training.steps=3"],
+                           cwd=ROOT, capture_output=True, text=True, timeout=300, env={**os.environ, "JAX_PLATFORMS": "cpu"})
+    assert ended.returncode == 2 and "Traceback" not in ended.stderr
+    assert "error: the config cannot be read: " in ended.stderr and "typo.py" in ended.stderr
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")
+def test_a_run_that_is_told_to_stop_takes_its_workers_along(tmp_path):
+    experiment = tmp_path / "mine.py"
+    experiment.write_text(
+        "import ml_collections\n\n\ndef get_config():\n    return ml_collections.ConfigDict(dict(\n"
+        "        families=dict(listops=dict(buckets=(24, 48))), graph=dict(topology='1'), workers=2,\n"
+        "        methods=('graph', 'single_equal_parameters'), seeds=(0, 1), training=dict(steps=9999)))\n")
+    command = [sys.executable, "-m", "neuromas_jax.main", f"--config={experiment}", f"--workdir={tmp_path / 'work'}"]
+
+    def workers():
+        found = []
+        for line in Path("/proc").glob("[0-9]*/cmdline"):
+            with contextlib.suppress(OSError):
+                words = line.read_bytes().decode().split("\0")
+                found += [line.parent.name] * (f"--workdir={tmp_path / 'work'}" in words and "--worker=1" in words)
+        return found
+
+    def wait(condition):
+        deadline = time.monotonic() + 240
+        while not condition() and time.monotonic() < deadline:
+            time.sleep(0.2)
+        assert condition()
+
+    with subprocess.Popen(command, cwd=ROOT, env={**os.environ, "JAX_PLATFORMS": "cpu"}, stderr=subprocess.DEVNULL) as process:
+        wait(lambda: process.poll() is not None or workers() and len(list((tmp_path / "work").glob("train/listops/*/lock"))) >= 2)
+        process.terminate()
+        assert process.wait(240) == 143
+    wait(lambda: not workers())
 
 
 def test_the_environment_is_made_with_a_python_that_will_do(launch, tmp_path):

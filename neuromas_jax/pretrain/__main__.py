@@ -1,5 +1,7 @@
 """`python -m neuromas_jax.pretrain --config=configs/embedded_backbone.py --workdir=runs/embedded_backbone`"""
 
+import sys
+
 from absl import app, flags
 from ml_collections import config_flags
 
@@ -13,7 +15,11 @@ _WORKDIR = flags.DEFINE_string(
 def main(arguments):
     if len(arguments) > 1:
         raise app.UsageError(f"unknown arguments {arguments[1:]}; give --config, --workdir, or --config.name=value")
-    summary = train(_CONFIG.value, _WORKDIR.value)
+    try:
+        summary = train(_CONFIG.value, _WORKDIR.value)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
     for family, skills in summary["skills"].items():
         print(f"{family:12}", "  ".join(f"{skill} {accuracy:.3f}" for skill, accuracy in skills.items()))
 

@@ -28,6 +28,11 @@ from neuromas_jax.text.tokenizer import load_tokenizer
 from neuromas_jax.train.metrics import cut_log
 
 CHECKPOINT, LOG, EXPORT = "checkpoint.npz", "log.jsonl", "export"
+KEYS = (
+    "seed", "decoder", "families", "mixture", "extra_depths", "extra_share", "options", "vocabulary_questions", "steps", "batch",
+    "lengths", "learning_rate", "warmup", "b2", "weight_decay", "clip", "log_every", "test_every", "checkpoint_every",
+    "skill_questions",
+)
 REFUSED_SAMPLE = 20_000  # questions of each family whose refused draws are counted for the record
 
 
@@ -72,8 +77,12 @@ def _predict(backbone: Backbone, part: Part):
 def train(config, workdir: str | Path) -> dict:
     """Trains to `config.steps` and exports to `workdir/export`. Returns what `skills.json` holds.
 
-    Raises ValueError where the workdir holds a run of another config, or the loss stops being finite.
+    Raises ValueError for a key that is unknown or missing, where the workdir holds a run of another config, or where the loss stops
+    being finite.
     """
+    for key in set(config) ^ set(KEYS):
+        raise ValueError(f"config key {key!r} is {'unknown' if key in config else 'missing'}; "
+                         f"a pretraining config has exactly {', '.join(KEYS)}")
     workdir = Path(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
     _check_same_config(config, workdir)
