@@ -23,7 +23,7 @@ def get_config():
     config.adapters = dict(rank=4, scale=2.0)
     config.rollout = dict(questions=32, group=8)
     config.learning_rate = dict(default=2e-3, single_equal_tokens=1e-3)  # from the sweep of the reference run
-    config.training = dict(steps=150, evaluate_every=25, checkpoint_every=50)
+    config.training = dict(steps=120, evaluate_every=30, checkpoint_every=60)
     config.test_questions = 256
     config.workers = 2
     return config

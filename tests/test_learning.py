@@ -1,7 +1,7 @@
 """Claim 11: the quickstart's graph learns to divide a problem within a fixed number of steps.
 
 One shared adapter of equal total rank does not. In the reference run, which trains both at swept rates, the graph has
-learned by step 150 with every seed and the shared adapter with none (results/reference/report.md).
+learned with every seed and the shared adapter with none (results/reference/report.md).
 """
 
 import runpy
