@@ -182,7 +182,7 @@ def test_every_family_of_every_config_runs_a_step(name, family, tmp_path, monkey
     monkeypatch.setattr(evaluation, "bar", functools.partial(evaluation.bar, count=40))
     values = load(name).to_dict()
     own = {"files": (), **values["families"][family]}
-    own.update(buckets=(BUCKET,), files=own["files"] if family == "boolean" else ())
+    own.update(buckets=(BUCKET,), files=own["files"] if family == "boolean" else (), steps=None)
     values.pop("sweep", None)
     values.update(
         families={family: own}, order=(), methods=("graph",), seeds=values["seeds"][:1], test_questions=2, workers=1,
