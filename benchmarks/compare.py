@@ -46,7 +46,8 @@ class Side:
     def _answer(self, command: str) -> dict:
         line = self.process.stdout.readline()
         if not line:
-            raise RuntimeError(f"{self.module} ended with status {self.process.wait()} at {command!r}; its own message stands above")
+            raise RuntimeError(f"{self.module} ended with status {self.process.wait()} at {command!r}; "
+                               "its own message stands above")
         return json.loads(line)
 
     def close(self) -> None:
@@ -75,7 +76,8 @@ def check_same_work(ours: Side, peer: Side) -> None:
     peer.ask("load_episodes")
     mine, theirs = ours.ask("update")["gradient_norms"], peer.ask("update")["gradient_norms"]
     if not np.allclose(mine, theirs, rtol=2e-3):
-        raise RuntimeError(f"the two sides do not do the same work: gradient norms per node are {mine} here and {theirs} in torch")
+        raise RuntimeError("the two sides do not do the same work: "
+                           f"gradient norms per node are {mine} here and {theirs} in torch")
     print(f"  gradient norms per node agree within {np.abs(np.divide(mine, theirs) - 1).max():.1e}", flush=True)
 
 
@@ -92,8 +94,9 @@ def compare(name: str, commands: list[str], targets: dict[tuple[str, str], float
       One record per command and size, in this order: all sizes of the first command, then of the next.
     """
     load, records = Load(), {}
-    print(f"{name}: graph {load.topology}, {load.questions} questions x {load.group} episodes, question {load.question_tokens} tokens, "
-          f"message {load.message_tokens}, rank {load.rank}, float32, one thread each side", flush=True)
+    print(f"{name}: graph {load.topology}, {load.questions} questions x {load.group} episodes, "
+          f"question {load.question_tokens} tokens, message {load.message_tokens}, rank {load.rank}, "
+          "float32, one thread each side", flush=True)
     for size, repeats in sizes.items():
         with tempfile.TemporaryDirectory() as name_of_folder:
             folder = pathlib.Path(name_of_folder)
@@ -112,7 +115,8 @@ def compare(name: str, commands: list[str], targets: dict[tuple[str, str], float
                     if command == "rollout":
                         tokens = _tokens(load)
                         records[command, size] |= {
-                            "tokens_per_second": {"ours": round(tokens / median(mine, "wall")), "peer": round(tokens / median(theirs, "wall"))},
+                            "tokens_per_second": {"ours": round(tokens / median(mine, "wall")),
+                                                  "peer": round(tokens / median(theirs, "wall"))},
                             "shares": {"ours": _rounded(ours.ask("shares")["shares"]), "peer": _rounded(theirs[-1]["shares"])},
                         }
                     print(f"  {command}: {json.dumps(records[command, size])}", flush=True)
@@ -130,8 +134,10 @@ def _rounded(shares: dict[str, float]) -> dict[str, float]:
 def _record(command, size, parameters, mine, theirs, target) -> dict:
     wall, cpu = (median(mine, "wall"), median(theirs, "wall")), (median(mine, "cpu"), median(theirs, "cpu"))
     return {
-        "name": f"{command}/{size}", "parameters": parameters, "ours": round(wall[0], 4), "peer": round(wall[1], 4), "unit": "wall seconds",
-        "ratio": round(wall[1] / wall[0], 2), "target": target, "cpu_seconds": {"ours": round(cpu[0], 4), "peer": round(cpu[1], 4)},
+        "name": f"{command}/{size}", "parameters": parameters,
+        "ours": round(wall[0], 4), "peer": round(wall[1], 4), "unit": "wall seconds",
+        "ratio": round(wall[1] / wall[0], 2), "target": target,
+        "cpu_seconds": {"ours": round(cpu[0], 4), "peer": round(cpu[1], 4)},
         "cpu_ratio": round(cpu[1] / cpu[0], 2),
     }
 

@@ -58,8 +58,10 @@ class Ours:
     def rollout(self) -> dict:
         """One pass of the graph, readout messages on the host."""
         self.step += 1
-        questions = Questions(jnp.asarray(self.tokens)[None], jnp.ones((1, *self.tokens.shape), bool), jnp.arange(len(self.tokens), dtype=jnp.int32))
-        self.episodes = self._rollout(self.program, self.backbone, self.state.bank, questions, self.keep, jax.random.fold_in(self.key, self.step))
+        questions = Questions(jnp.asarray(self.tokens)[None], jnp.ones((1, *self.tokens.shape), bool),
+                              jnp.arange(len(self.tokens), dtype=jnp.int32))
+        self.episodes = self._rollout(self.program, self.backbone, self.state.bank, questions, self.keep,
+                                      jax.random.fold_in(self.key, self.step))
         jax.block_until_ready(self.episodes)
         self.readout = np.asarray(self.episodes[-1].message[0])
         return {}
@@ -75,7 +77,10 @@ class Ours:
         return {}
 
     def save_episodes(self) -> dict:
-        """Every node's rows `[B * G, prompt + message]`, for the peer. Padding is left out; all rows of a node are equally long."""
+        """Every node's rows `[B * G, prompt + message]`, for the peer.
+
+        Padding is left out; all rows of a node are equally long.
+        """
         rows = {}
         for layer in jax.tree.map(np.asarray, self.episodes):
             assert layer.own_valid.all() and layer.live.all(), "a message ended early, though the end token is forbidden"

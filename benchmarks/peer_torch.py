@@ -46,7 +46,8 @@ class Peer:
         for group in self.groups:
             for parameter in group:
                 parameter.requires_grad_(True)
-        self.adams = [torch.optim.Adam(group, lr=self.load["learning_rate"], betas=(0.9, 0.95), eps=1e-8, fused=True) for group in self.groups]
+        self.adams = [torch.optim.Adam(group, lr=self.load["learning_rate"], betas=(0.9, 0.95), eps=1e-8, fused=True)
+                      for group in self.groups]
         self.seconds = {"prefill": 0.0, "decode": 0.0}
         self.episodes = None
         self._time_forwards()
@@ -113,7 +114,8 @@ class Peer:
     def generate(self, prompt: torch.Tensor) -> torch.Tensor:
         length = self.load["message_tokens"]
         return self.model.generate(
-            input_ids=prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=length, do_sample=True, temperature=1.0, top_k=0, top_p=1.0,
+            input_ids=prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=length,
+            do_sample=True, temperature=1.0, top_k=0, top_p=1.0,
             suppress_tokens=self.scene["forbidden"], eos_token_id=None, pad_token_id=0, use_cache=True)
 
     def update(self) -> dict:

@@ -57,7 +57,8 @@ def write_scene(folder: pathlib.Path, size: str, load: Load) -> int:
     np.savez(folder / "bank.npz", **factors)
     words = draw.integers(max(program.sampling.forbidden) + 1, backbone.config.vocab_size, (load.questions, load.question_tokens))
     np.savez(folder / "questions.npz", tokens=words.astype(np.int32))
-    layers = [{"width": layer.width, "reads": layer.reads, "start": prompt.start, "tails": prompt.tails, "slots": prompt.slots, "cue": prompt.cue}
+    layers = [{"width": layer.width, "reads": layer.reads,
+               "start": prompt.start, "tails": prompt.tails, "slots": prompt.slots, "cue": prompt.cue}
               for layer, prompt in zip(program.graph.layers, program.prompts)]
     facts = {"load": dataclasses.asdict(load), "layers": layers, "forbidden": program.sampling.forbidden}
     (folder / "scene.json").write_text(json.dumps(facts))
@@ -69,7 +70,8 @@ def make_scene_program(load: Load, vocab_size: int) -> Program:
     tokenizer = load_tokenizer(EMBEDDED)
     sampling = Sampling(tokenizer.end_id, tuple(sorted(tokenizer.added_ids)))
     graph = text_graph(load.topology, message_tokens=load.message_tokens)
-    return make_program(graph, node_slots(graph), PromptTemplate(), tokenizer, sampling, load.group, default_microbatch(load.questions), load.lora_scale)
+    return make_program(graph, node_slots(graph), PromptTemplate(), tokenizer, sampling, load.group,
+                        default_microbatch(load.questions, load.group, graph), load.lora_scale)
 
 
 def read_load(folder: pathlib.Path) -> Load:

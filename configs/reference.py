@@ -9,28 +9,29 @@ import ml_collections
 def get_config():
     config = ml_collections.ConfigDict()
     config.backbone = "embedded"
-    buckets = (16, 24, 32, 48, 64, 80)
     config.families = dict(
-        listops=dict(buckets=buckets),
-        boolean=dict(buckets=buckets, files=("boolean_expressions",)),
-        navigate=dict(buckets=buckets, files=("navigate",)),
+        listops=dict(buckets=(24, 48)),
+        navigate=dict(buckets=(14,), files=("navigate",)),
+        boolean=dict(buckets=(12,), files=("boolean_expressions",)),
         # Facts are spread over the first layer; later nodes see only what is common.
-        parts=dict(buckets=buckets, view=("share", "common", "common")),
-        strings=dict(buckets=buckets, message_tokens=5, tokens_per_fact=5),
-        modular=dict(buckets=buckets),  # a partial solution does not help here
-        arithmetic=dict(buckets=buckets, message_tokens=3, tokens_per_fact=3, files=("multistep_arithmetic_two",)),
+        parts=dict(buckets=(40, 64), view=("share", "common", "common")),
+        strings=dict(buckets=(10,), message_tokens=5, tokens_per_fact=5),
+        modular=dict(buckets=(32, 64)),  # a partial solution does not help here
+        arithmetic=dict(  # one layer for each step of a bracket of four operands
+            buckets=(26,), topology="4-2-2-1", options=dict(uneven=True), steps=200,
+            files=("multistep_arithmetic_two",)),
     )
-    config.order = ("listops", "boolean", "navigate", "parts", "strings", "modular", "arithmetic")
-    config.methods = (
-        "graph", "graph_untrained", "graph_shared_adapter", "graph_blanked", "graph_shuffled", "single_equal_parameters",
-        "single_equal_tokens", "chain_equal_calls", "vote_equal_tokens",
+    config.order = ("listops", "boolean", "navigate", "arithmetic", "parts", "strings", "modular")
+    config.methods = (  # trained in this order: the longest first, so that two processes end together
+        "graph", "chain_equal_calls", "graph_shared_adapter", "single_equal_tokens", "single_equal_parameters",
+        "graph_untrained", "graph_blanked", "graph_shuffled", "vote_equal_tokens",
     )
     config.seeds = (0, 1, 2)
     config.graph = dict(topology="4-2-1", reads="previous", slots="per_node")
     config.adapters = dict(rank=4, scale=2.0)
-    config.rollout = dict(questions=16, group=8)
-    config.sweep = dict(learning_rates=(3e-4, 1e-3, 3e-3), seed=100, steps=50)
-    config.training = dict(steps=100, evaluate_every=50, checkpoint_every=100)
+    config.rollout = dict(questions=32, group=8)
+    config.sweep = dict(learning_rates=(5e-4, 1e-3, 2e-3), seed=100)
+    config.training = dict(steps=150, evaluate_every=30, checkpoint_every=75)
     config.test_questions = 256
     config.workers = 2
     return config

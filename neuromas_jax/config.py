@@ -1,29 +1,45 @@
 """Configs: short `ml_collections` files that read as the experiment, turned once into frozen dataclasses.
 
-Every key is a field of a dataclass below; any other key raises, with the allowed ones. See `configs/quickstart.py`.
+Every key is a field of a dataclass below; any other key raises, with the allowed ones, and so does a key that would not be used.
+Values are checked against the fields' annotations; a list will do for a tuple. See `configs/quickstart.py`.
 """
 
 import dataclasses
 import difflib
+import math
+import types
+import typing
 from collections.abc import Mapping
 from typing import Any
 
 from neuromas_jax.backbone.decoder import LINEAR_SITES
 from neuromas_jax.rl.objective import Objective
 from neuromas_jax.rl.update import Optimizer
-from neuromas_jax.text.prompt import PromptTemplate
+from neuromas_jax.text.prompt import PromptTemplate, check_template
 
 TOO_LONG = ("error", "skip")
+ELSEWHERE = {  # fields that the package sets itself, and the key that decides them
+    "optimizer.learning_rate": "config.learning_rate, such as dict(default=2e-3, graph=4e-3)",
+    "prompt.tokens_per_fact": "families.<name>.tokens_per_fact",
+}
+OPTIONS = {  # of tasks, which check the rest themselves
+    "depths": tuple[int, ...], "weights": tuple[float, ...], "held_out_depth": int, "path": str, "file": str,
+    "number": bool, "evaluation_only": bool, "uneven": bool, "far": float,
+}
+EXAMPLES = {
+    "families": "dict(listops=dict())", "learning_rate": "dict(default=2e-3)",
+    "graph.reads": "((), (0,), (0, 1))", "graph.edges": "(None, ((True, True), (True, False)))",
+}
 
 
 @dataclasses.dataclass(frozen=True)
 class GraphConfig:
-    """The graph that is tested; see `graph.text_graph`. Its message length is the family's."""
+    """The graph that is tested; see `graph.text_graph`. Its message length is the family's; topology and reads may be."""
 
     topology: str = "4-2-1"
-    reads: Any = "previous"
-    edges: Any = None
-    slots: Any = "per_node"
+    reads: str | tuple[tuple[int, ...], ...] = "previous"
+    edges: tuple[tuple[tuple[bool | int, ...], ...] | None, ...] | None = None
+    slots: str | tuple[int, ...] = "per_node"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +55,7 @@ class AdapterConfig:
 class RolloutConfig:
     """`questions` times `group` episodes a step.
 
-    `microbatch` questions are read at a time in prefill and update; by default one on a CPU and all on an accelerator, where it
+    `microbatch` questions are read at a time in prefill and update; by default a few on a CPU and all on an accelerator, where it
     trades time for memory. `too_long`: a question over the largest bucket is an "error" or a counted "skip".
     """
 
@@ -67,32 +83,42 @@ class FamilyConfig:
     Attributes:
       task: name for `tasks.make_task`; the family's own key by default.
       options: options of the task, such as depths, or the path of a JSONL file.
-      message_tokens: most tokens of a message, which closes with the end token if it is shorter; one number, or one per layer of the graph.
+      message_tokens: most tokens of a message, which closes with the end token if it is shorter; one number, or one per
+        layer of the graph.
       tokens_per_fact: tokens of one `label value`; the prompt tells a node how many facts its message holds.
       buckets: lengths that questions are padded to; one trace each.
       view: what the graph's nodes see of the question: one word, or one per layer.
+      topology, reads: of this family's graph, in place of `graph.topology` and `graph.reads`.
+      steps: of training, in place of `training.steps`.
       files: BBH files that are evaluated with what was trained on this family.
       adapters: for evaluation without training: folder with `<method>_seed<n>/adapters.safetensors` and `done.json`, as an
         experiment leaves them under `train/<family>`.
     """
 
     task: str = ""
-    options: Any = dataclasses.field(default_factory=dict)
-    message_tokens: Any = 2
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    message_tokens: int | tuple[int, ...] = 2
     tokens_per_fact: int = 2
     buckets: tuple[int, ...] = (32,)
-    view: Any = "all"
+    view: str | tuple[str, ...] = "all"
+    topology: str = ""
+    reads: str | tuple[tuple[int, ...], ...] = ""
+    steps: int | None = None
     files: tuple[str, ...] = ()
     adapters: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
 class SweepConfig:
-    """Learning rates tried per family and method, on a seed of their own, judged on validation questions; () for none."""
+    """Learning rates tried per family and method, on a seed of their own, judged on validation questions; () for none.
+
+    A trial has as many `steps` as the training that follows, unless told otherwise: learning may come in a late jump, and a sweep
+    that ends before it tells nothing.
+    """
 
     learning_rates: tuple[float, ...] = ()
     seed: int = 100
-    steps: int = 100
+    steps: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,7 +132,7 @@ class Config:
       order: names of the families in the order in which they are done; alphabetical where it is empty.
       methods: names of `methods.METHODS`.
       seeds: seeds of training; the backbone is one and the same.
-      learning_rate: per method; "default" serves the others. A sweep replaces both.
+      learning_rate: per trained method; "default", 2e-3 where it is left out, serves the others. A sweep takes their place.
       sweep: see `SweepConfig`.
       test_questions: distinct questions per depth (files are always taken whole).
       workers: processes that share the work.
@@ -131,72 +157,162 @@ class Config:
     workers: int = 1
 
 
-_SECTIONS = {
-    "graph": GraphConfig, "adapters": AdapterConfig, "prompt": PromptTemplate, "rollout": RolloutConfig, "objective": Objective,
-    "optimizer": Optimizer, "sweep": SweepConfig, "training": TrainingConfig,
-}
-
-
-def _section(kind, values: Mapping, where: str):
-    """A dataclass from a mapping. Raises ValueError naming an unknown key, the allowed ones and the nearest, or a wrong type."""
-    if not isinstance(values, Mapping):
-        raise ValueError(f"config.{where} is {values!r}; give a dict with keys among {', '.join(f.name for f in dataclasses.fields(kind))}")
-    fields = {field.name: field for field in dataclasses.fields(kind)}
-    for key, value in values.items():
-        place = f"{where}.{key}" if where else key
-        if key not in fields:
-            near = difflib.get_close_matches(key, fields, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise ValueError(f"unknown config key {place!r}; allowed here are {', '.join(fields)}{hint}")
-        wanted = {int: (int,), float: (int, float), str: (str,)}.get(fields[key].type)
-        if wanted and (not isinstance(value, wanted) or isinstance(value, bool)):
-            raise ValueError(f"config key {place!r} is {value!r}; it must be of type {fields[key].type.__name__}")
-    return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
-
-
 def parse(config: Mapping) -> Config:
     """Turns a ConfigDict or dict into a `Config` and checks what can be checked without loading anything.
 
     Raises:
-      ValueError: unknown key, wrong type, or a value out of range.
+      ValueError: unknown or unused key, wrong type, or a value out of range.
     """
     values = config.to_dict() if hasattr(config, "to_dict") else dict(config)
-    for name, kind in _SECTIONS.items():
-        if name in values:
-            values[name] = _section(kind, values[name], name)
-    families = values.get("families", {})
-    if not isinstance(families, Mapping) or not families:
-        raise ValueError(f"config.families is {families!r}; name at least one family, such as dict(listops=dict())")
-    order = tuple(values.get("order") or sorted(families))
-    if sorted(order) != sorted(families):
-        raise ValueError(f"config.order is {order}; name each of the families {', '.join(sorted(families))} once, or leave it out")
-    values["families"] = {
-        name: _section(FamilyConfig, {**families[name], "task": families[name].get("task") or name}, f"families.{name}") for name in order
-    }
     parsed = _section(Config, values, "")
+    families = parsed.families
+    if not families:
+        raise ValueError(f"config.families is {families!r}; name at least one family, such as {EXAMPLES['families']}")
+    order = parsed.order or tuple(sorted(families))
+    if sorted(order) != sorted(families):
+        raise ValueError(f"config.order is {order}; "
+                         f"name each of the families {', '.join(sorted(families))} once, or leave it out")
+    parsed = dataclasses.replace(
+        parsed, families={name: dataclasses.replace(families[name], task=families[name].task or name) for name in order},
+        learning_rate={**Config().learning_rate, **parsed.learning_rate})
     _check(parsed)
+    _check_rates(parsed, values)
     return parsed
 
 
+def _section(kind, values: Mapping, where: str):
+    """A dataclass from a mapping. Raises ValueError naming an unknown key, the allowed ones and the nearest, or a wrong type."""
+    prefix = f"{where}." if where else ""
+    fields = {field.name: field for field in dataclasses.fields(kind) if prefix + field.name not in ELSEWHERE}
+    if not isinstance(values, Mapping):
+        raise ValueError(f"config.{where} is {values!r}; give a dict with keys among {', '.join(fields)}")
+    for key, value in values.items():
+        place = f"{prefix}{key}"
+        if place in ELSEWHERE:
+            raise ValueError(f"config key {place!r} is {value!r} and would not be used; set {ELSEWHERE[place]} instead")
+        if key not in fields:
+            raise ValueError(f"unknown config key {place!r}; allowed here are {', '.join(fields)}{_nearest(key, fields)}")
+    return kind(**{key: _value(value, fields[key].type, prefix + key) for key, value in values.items()})
+
+
+def _nearest(name, allowed) -> str:
+    near = difflib.get_close_matches(str(name), allowed, n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def _value(value, hint, place: str):
+    """The value as its annotation says, lists turned to tuples. Raises ValueError with the key, the value and the form."""
+    if dataclasses.is_dataclass(hint):
+        return _section(hint, value, place)
+    if typing.get_origin(hint) is dict and isinstance(value, Mapping):
+        wrong = [key for key in value if not isinstance(key, str)]
+        if wrong:
+            raise ValueError(f"config key {place!r} has the key {wrong[0]!r}; it must be a text, such as {str(wrong[0])!r}")
+        return {key: _value(entry, typing.get_args(hint)[1], f"{place}.{key}") for key, entry in value.items()}
+    value = _without_lists(value)
+    if not _fits(value, hint):
+        # A lone entry where several may stand is the likeliest slip.
+        alone = typing.get_origin(hint) is tuple and _fits(value, typing.get_args(hint)[0])
+        example = repr((value,)) if alone else EXAMPLES.get(place)
+        such_as = f", such as {example}" if example else ""
+        raise ValueError(f"config key {place!r} is {value!r}; it must be {_form(hint)}{such_as}")
+    return value
+
+
+def _without_lists(value):
+    return tuple(map(_without_lists, value)) if isinstance(value, (list, tuple)) else value
+
+
+def _fits(value, hint) -> bool:
+    """Whether a value is of an annotated type: numbers, texts, None, tuples and unions of them; `Any` is any of these."""
+    kind, inner = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any:
+        return _fits(value, bool | float | str | None) or isinstance(value, tuple) and all(_fits(entry, Any) for entry in value)
+    if kind is types.UnionType:
+        return any(_fits(value, one) for one in inner)
+    if kind is tuple:
+        return isinstance(value, tuple) and all(_fits(entry, inner[0]) for entry in value)
+    if hint is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < math.inf
+    return kind is None and isinstance(value, hint) and (hint is bool or not isinstance(value, bool))
+
+
+def _form(hint, many: bool = False) -> str:
+    """An annotated type in words."""
+    kind, inner = typing.get_origin(hint), typing.get_args(hint)
+    if kind is types.UnionType:
+        return " or ".join(_form(one, many) for one in inner)
+    if kind is tuple:
+        return f"{'tuples' if many else 'a tuple'} of {_form(inner[0], True)}"
+    if kind is dict:
+        return f"a dict from names to {_form(inner[1], True)}"
+    one, several = {
+        int: ("a whole number", "whole numbers"), float: ("a finite number", "finite numbers"), str: ("a text", "texts"),
+        bool: ("True or False",) * 2, types.NoneType: ("None",) * 2,
+        Any: ("a number, a text, None, or a tuple of these", "numbers, texts, None, or tuples of these"),
+    }.get(hint, ("a dict", "dicts"))
+    return several if many else one
+
+
+def _check_rates(config: Config, values: Mapping) -> None:
+    """Refuses learning rates and sweep settings that would decide nothing; `values` tells what the config sets itself."""
+    sweep = values.get("sweep", {})
+    if config.sweep.learning_rates and "learning_rate" in values:
+        raise ValueError(f"config.learning_rate is {values['learning_rate']!r} beside config.sweep.learning_rates "
+                         f"{config.sweep.learning_rates}, which would take its place; drop one of them")
+    if sweep and "learning_rates" not in sweep:
+        raise ValueError(f"config.sweep sets {', '.join(sweep)} and no learning_rates, so nothing would be swept; "
+                         "add the rates to try, such as learning_rates=(1e-3, 2e-3), or drop config.sweep")
+    from neuromas_jax.methods import TRAINED  # it builds on this module
+
+    allowed = ("default", *TRAINED)  # of methods that this config leaves out too, so that `methods` can be set alone
+    for name, rate in config.learning_rate.items():
+        if name not in allowed:
+            raise ValueError(f"config key 'learning_rate.{name}' is {rate} and would not be used, since no such method is "
+                             f"trained; allowed are {', '.join(allowed)}{_nearest(name, allowed)}")
+
+
 def _check(config: Config) -> None:
+    check_template(config.prompt)
+    families = config.families.items()
     for name, value, low in (
         ("rollout.questions", config.rollout.questions, 1), ("rollout.group", config.rollout.group, 1),
+        ("rollout.microbatch", config.rollout.microbatch, 1),
         ("training.steps", config.training.steps, 1), ("training.evaluate_every", config.training.evaluate_every, 1),
         ("training.checkpoint_every", config.training.checkpoint_every, 1), ("workers", config.workers, 1),
         ("training.validation_questions", config.training.validation_questions, 1), ("test_questions", config.test_questions, 1),
         ("adapters.rank", config.adapters.rank, 1), ("sweep.steps", config.sweep.steps, 1),
+        ("objective.entropy_bonus", config.objective.entropy_bonus, 0), ("objective.kl_penalty", config.objective.kl_penalty, 0),
+        *((f"families.{name}.tokens_per_fact", family.tokens_per_fact, 1) for name, family in families),
+        *((f"families.{name}.message_tokens", family.message_tokens, 2) for name, family in families),
+        *((f"families.{name}.steps", family.steps, 1) for name, family in families),
     ):
-        if value < low:
+        if value is not None and min(value if isinstance(value, tuple) else (value,), default=low) < low:
             raise ValueError(f"config key {name!r} is {value}; it must be {low} or more")
-    rates = [*config.learning_rate.values(), *config.sweep.learning_rates]
-    if not all(isinstance(rate, (int, float)) and rate > 0 for rate in rates):
-        raise ValueError(f"learning rates {rates}; each must be a number above 0")
+    for name, value in (
+        ("rollout.temperature", config.rollout.temperature), ("adapters.scale", config.adapters.scale),
+        ("optimizer.clip", config.optimizer.clip), ("optimizer.eps", config.optimizer.eps),
+        *((f"learning_rate.{name}", rate) for name, rate in config.learning_rate.items()),
+        *(("sweep.learning_rates", rate) for rate in config.sweep.learning_rates),
+    ):
+        if value <= 0:
+            raise ValueError(f"config key {name!r} is {value}; it must be above 0")
+    for name, value in (("optimizer.b1", config.optimizer.b1), ("optimizer.b2", config.optimizer.b2)):
+        if not 0 <= value < 1:
+            raise ValueError(f"config key {name!r} is {value}; it must be 0 or more and below 1")
     if config.rollout.too_long not in TOO_LONG:
         raise ValueError(f"config key 'rollout.too_long' is {config.rollout.too_long!r}; allowed are {', '.join(TOO_LONG)}")
     if not config.seeds or len(set(config.seeds)) != len(config.seeds):
         raise ValueError(f"config key 'seeds' is {config.seeds}; give one or more different seeds")
     if config.sweep.learning_rates and config.sweep.seed in config.seeds:
-        raise ValueError(f"config key 'sweep.seed' is {config.sweep.seed}, which is also reported; choose a seed outside {config.seeds}")
+        raise ValueError(f"config key 'sweep.seed' is {config.sweep.seed}, which is also reported; "
+                         f"choose a seed outside {config.seeds}")
     for name, family in config.families.items():
+        if family.adapters and family.steps is not None:
+            raise ValueError(f"config key 'families.{name}.steps' is {family.steps} and would not be used, since the adapters "
+                             f"come from {family.adapters!r}; drop one of the two")
         if not family.buckets or min(family.buckets) < 1 or list(family.buckets) != sorted(set(family.buckets)):
             raise ValueError(f"config key 'families.{name}.buckets' is {family.buckets}; give increasing lengths of 1 or more")
+        for option, hint in OPTIONS.items():
+            if option in family.options:
+                _value(family.options[option], hint, f"families.{name}.options.{option}")

@@ -5,35 +5,85 @@
 Running the same command again goes on where it stopped.
 """
 
+import contextlib
+import dataclasses
 from pathlib import Path
 import os
+import signal
 import sys
+import traceback
 
 from absl import app, flags, logging
 import jax
 from ml_collections import config_flags
 
 _CONFIG = config_flags.DEFINE_config_file(  # any key may be given, set by the file or not; `config.parse` knows the allowed ones
-    "config", "configs/quickstart.py", "The experiment, as an ml_collections file.", lock_config=False, accept_new_attributes=True)
+    "config", "configs/quickstart.py", "The experiment, as an ml_collections file.",
+    lock_config=False, accept_new_attributes=True)
 _WORKDIR = flags.DEFINE_string("workdir", "runs/quickstart", "Where everything is written; a second call goes on there.")
 _WORKER = flags.DEFINE_integer("worker", 0, "Number of this process; set by the first one for those it starts.")
 _CACHE = flags.DEFINE_string("compilation_cache", "~/.cache/neuromas_jax/xla", "Folder of compiled programs; empty for none.")
 
 
 def parse_flags(arguments):
-    """Flags as `app.run` reads them, with a clear end where an override names a section that the config file does not set."""
+    """Flags as `app.run` reads them, with a clear end where the config file is missing or an override names a section that it
+    does not set."""
     try:
         return app.parse_flags_with_usage(arguments)
+    except OSError as error:
+        print(f"error: the config cannot be read: {error}; give --config a Python file such as configs/quickstart.py",
+              file=sys.stderr)
+        sys.exit(2)
     except (AttributeError, KeyError) as error:
+        if any(frame.name == "get_config" for frame in traceback.extract_tb(error.__traceback__)):
+            raise  # a mistake in the file itself: its lines say more
         print(f"error: a --config.section.key flag names the section {error}, which the config file does not set; "
               "set it there first, such as config.objective = dict(credit='grpo')", file=sys.stderr)
         sys.exit(2)
+
+
+def backend() -> str:
+    """Name of the backend that JAX runs on. Raises ValueError where it cannot start."""
+    try:
+        return jax.default_backend()
+    except RuntimeError as error:
+        raise ValueError(f"JAX cannot start its backend: {error}; name one that is there in the environment, such as "
+                         "JAX_PLATFORMS=cpu, or install the extra tpu or cuda") from error
+
+
+def share_machine(config, worker: int):
+    """Keeps a process that works beside others to one core: processes share a machine better than threads.
+
+    An accelerator is left to one process, which keeps all cores.
+
+    Returns:
+      The config, with as many workers as will run, and the cores that they share; no cores where the system cannot pin.
+    """
+    from neuromas_jax.experiments.run import CORES
+
+    if config.workers == 1:
+        return config, []
+    allowed = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_setaffinity") else []
+    # Only a process that another one started reads the variable: a shell may still hold that of some other run.
+    cores = [int(core) for core in os.environ.get(CORES, "").split()] if worker else allowed
+    if cores:
+        os.sched_setaffinity(0, {cores[worker % len(cores)]})  # before JAX counts the cores to start threads
+    if backend() == "cpu":
+        return config, cores
+    for thread in Path("/proc/self/task").iterdir() if cores else ():
+        with contextlib.suppress(ProcessLookupError):  # it has ended since
+            os.sched_setaffinity(int(thread.name), allowed)
+    logging.warning("config.workers is %d and the backend is %s: this one process does all the work, since an accelerator such "
+                    "as a TPU admits one process", config.workers, backend())
+    return dataclasses.replace(config, workers=1), []
 
 
 def main(arguments):
     from neuromas_jax.config import parse
     from neuromas_jax.experiments.run import check, run_experiment, run_workers
 
+    if _WORKER.value == 0:
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that it ends the others, which die of the signal at once
     if len(arguments) > 1:
         raise app.UsageError(f"unknown arguments {arguments[1:]}; give --config, --workdir, or --config.name=value")
     if _CACHE.value:
@@ -41,10 +91,8 @@ def main(arguments):
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
     workdir = Path(_WORKDIR.value)
     try:
-        config = parse(_CONFIG.value)
-        if config.workers > 1 and hasattr(os, "sched_setaffinity"):  # one core each: processes share a machine better than threads
-            cores = os.environ.setdefault("NEUROMAS_CORES", " ".join(map(str, sorted(os.sched_getaffinity(0))))).split()  # for the others too
-            os.sched_setaffinity(0, {int(cores[_WORKER.value % len(cores)])})
+        config, cores = share_machine(parse(_CONFIG.value), _WORKER.value)
+        backend()  # an error before anything else, where it cannot start
         if _WORKER.value == 0:
             check(config, workdir)
     except (ValueError, OSError) as error:  # OSError: a file or folder that is missing or cannot be read
@@ -55,7 +103,7 @@ def main(arguments):
         if _WORKER.value:
             run_experiment(config, workdir, _WORKER.value)
             return
-        print(run_workers(config, workdir, sys.argv[1:]))
+        print(run_workers(config, workdir, sys.argv[1:], cores))
     except (ValueError, FloatingPointError, RuntimeError) as error:
         logging.exception("stopped")
         print(f"error: {error}", file=sys.stderr)

@@ -71,7 +71,8 @@ def make_scene(topology="2-1", slots="per_node", message_tokens=4, group=3, size
     bank = random_bank(config, max(program.slots) + 1, size=size)
     questions = encode_questions(TEXTS[:2])
     keep = no_interventions(graph, 2, group)
-    return Scene(program, backbone, bank, questions, keep, roll(program, backbone, bank, questions, keep, jax.random.key(5), jnp.asarray(False)))
+    episodes = roll(program, backbone, bank, questions, keep, jax.random.key(5), jnp.asarray(False))
+    return Scene(program, backbone, bank, questions, keep, episodes)
 
 
 @functools.cache

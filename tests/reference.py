@@ -19,7 +19,8 @@ def turn(x, positions, theta):  # x [T, heads, H]
     half = x.shape[-1] // 2
     angle = positions[:, None, None] / theta ** (np.arange(half) * 2 / x.shape[-1])
     first, second = x[..., :half], x[..., half:]
-    return jnp.concatenate([first * jnp.cos(angle) - second * jnp.sin(angle), second * jnp.cos(angle) + first * jnp.sin(angle)], -1)
+    return jnp.concatenate([first * jnp.cos(angle) - second * jnp.sin(angle),
+                            second * jnp.cos(angle) + first * jnp.sin(angle)], -1)
 
 
 LENGTH = 64  # sequences are filled up on the right, where a causal model cannot look, so that `read` compiles once
@@ -77,7 +78,10 @@ def sample(log_probs, key, position, greedy):
 
 
 def prompt_ids(graph, template, tokenizer, question, node, inbox):
-    """Ids of one node's prompt: `question(view, share)` gives ids; `inbox` maps senders to message ids, or to None if not shown."""
+    """Ids of one node's prompt.
+
+    `question(view, share)` gives ids; `inbox` maps senders to message ids, or to None if not shown.
+    """
     layer, index = graph.place(node)
     ids = list(tokenizer.encode_template(template.start)) + list(question(*graph.view_of(node)))
     ids += tokenizer.encode_template(template.tag.format(layer=layer + 1, index=index + 1))
@@ -90,7 +94,10 @@ def prompt_ids(graph, template, tokenizer, question, node, inbox):
     return ids + tokenizer.encode_template(cue.format(message_tokens=length, facts=facts))
 
 
-def run(program, template, tokenizer, backbone, bank, question, number, episode, key, as_read=lambda node, message: message, greedy=False):
+def run(
+    program, template, tokenizer, backbone, bank, question, number, episode, key,
+    as_read=lambda node, message: message, greedy=False,
+):
     """One episode. Returns {node: (prompt ids, message ids with the end token, log-probabilities)}."""
     sampling, graph = program.sampling, program.graph
     written, messages = {}, {}

@@ -43,7 +43,8 @@ def peft_adapter(folder: pathlib.Path, layers: int):
 
 def steering(name: str, which: str):
     backbone, expected = load(name)
-    adapter, scale = peft_adapter(GOLDEN / name / "adapter", backbone.config.num_hidden_layers) if which == "adapter" else (None, 1.0)
+    adapter, scale = (peft_adapter(GOLDEN / name / "adapter", backbone.config.num_hidden_layers)
+                      if which == "adapter" else (None, 1.0))
     return backbone, expected, adapter, scale
 
 
@@ -74,7 +75,7 @@ def test_goldens_would_notice_a_missing_adapter():
 @pytest.mark.parametrize("scanned", [False, True])
 def test_greedy_continuation_with_a_cache_equals_torch(name, which, scanned, monkeypatch):
     """Tokens and log-probabilities, one token at a time onto blocks read before, with layers written out and scanned."""
-    monkeypatch.setattr(decoder, "UNROLL", 0 if scanned else 4)
+    monkeypatch.setattr(decoder, "UNROLL", 0 if scanned else decoder.UNROLL)
     backbone, expected, adapter, scale = steering(name, which)
     rows, length = expected[f"{which}_greedy"].shape
     tokens, valid = jnp.asarray(expected["tokens"])[:, None], jnp.asarray(expected["valid"])[:, None]
@@ -85,7 +86,8 @@ def test_greedy_continuation_with_a_cache_equals_torch(name, which, scanned, mon
     @jax.jit
     def step(token, position, written):
         going = jnp.ones((rows, 1, 1), bool)
-        hidden, written = backbone(token[..., None], going, before + position, (prompt,), adapter, scale, Cache(written, position))
+        hidden, written = backbone(
+            token[..., None], going, before + position, (prompt,), adapter, scale, Cache(written, position))
         return jax.nn.log_softmax(backbone.logits(hidden[:, :, -1])), written
 
     empty = jax.tree.map(lambda x: jnp.zeros((*x.shape[:-2], length, x.shape[-1])), prompt.k)
@@ -134,5 +136,6 @@ def test_saved_folder_loads_in_live_transformers(name, which, tmp_path):
         theirs = model.eval()(input_ids=torch.from_numpy(tokens), attention_mask=torch.from_numpy(valid).long(),
                               position_ids=torch.from_numpy(expected["position_ids"]).long()).logits.numpy()
     assert_logits_equal(theirs, expected[f"{which}_logits"], valid)
-    hidden, _ = backbone(jnp.asarray(expected["tokens"])[:, None], jnp.asarray(valid)[:, None], jnp.zeros((4, 1), jnp.int32), (), adapter, scale)
+    hidden, _ = backbone(jnp.asarray(expected["tokens"])[:, None], jnp.asarray(valid)[:, None],
+                         jnp.zeros((4, 1), jnp.int32), (), adapter, scale)
     assert_logits_equal(backbone.logits(hidden)[:, 0], theirs, valid)

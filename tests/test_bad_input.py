@@ -3,7 +3,9 @@
 All of it is found before any compile, and nothing that was saved is lost.
 """
 
+from collections import Counter
 import dataclasses
+import itertools
 import json
 import os
 from pathlib import Path
@@ -22,11 +24,16 @@ from neuromas_jax import main as command
 from neuromas_jax.backbone import init_backbone
 from neuromas_jax.backbone.huggingface import EMBEDDED
 from neuromas_jax.config import parse
+from neuromas_jax.experiments.run import CHECKED_QUESTIONS, identity, training_questions
+from neuromas_jax.graph import text_graph
+from neuromas_jax.rl import UpdateMetrics
+from neuromas_jax.tasks import make_task
+from neuromas_jax.tasks.splits import split_of
 from neuromas_jax.train import checkpoint
 from neuromas_jax.train import run as train_run
-from neuromas_jax.train.batches import TooLong, next_batch
-from neuromas_jax.train.loop import NonFinite, train
-from neuromas_jax.train.run import Compiled, Parts, make_run
+from neuromas_jax.train.batches import TooLong, distinct_questions, next_batch, question_ids
+from neuromas_jax.train.loop import NonFinite, check_finite, description, train
+from neuromas_jax.train.run import Compiled, Parts, load_parts, make_run
 from tests.tiny import tiny_config, tokenizer
 
 ROOT = Path(__file__).parents[1]
@@ -37,12 +44,13 @@ def get_config():
     config = ml_collections.ConfigDict()
     config.families = dict(listops=dict(options=dict(depths=(1,), weights=(1.0,), held_out_depth=2), buckets=(8, 16)))
     config.graph = dict(topology="2-1")
-    config.rollout = dict(questions=2, group=2)
+    config.rollout = dict(questions=2, group=2, microbatch=1)
     config.training = dict(steps=1, validation_questions=2)
     config.test_questions = 2
     return config
 '''
-JSONL = EXPERIMENT.replace('options=dict(depths=(1,), weights=(1.0,), held_out_depth=2)', 'task="jsonl", options=dict(path="rows.jsonl")')
+JSONL = EXPERIMENT.replace(
+    'options=dict(depths=(1,), weights=(1.0,), held_out_depth=2)', 'task="jsonl", options=dict(path="rows.jsonl")')
 
 
 @pytest.fixture
@@ -77,11 +85,16 @@ def run(tmp_path, monkeypatch, capsys):
     ("--config.graph.topology=1-x", "topology '1-x' is not a graph"),
     ("--config.graph.reads=((),(1,))", "layer 1 of 2-1 reads layer 1, itself or a later one; allowed are 0 to 0"),
     ("--config.graph.slots=(0,1)", "slot map has 2 entries; 2-1 has 3 nodes, so give 3 slot numbers"),
+    ("--config.seeds=3", r"config key 'seeds' is 3; it must be a tuple of whole numbers, such as \(3,\)"),
+    ("--config.methods=graph", r"config key 'methods' is 'graph'; it must be a tuple of texts, such as \('graph',\)"),
+    ("--config.learning_rate=0.01", "config key 'learning_rate' is 0.01; it must be a dict from names"),
     ("--config.methods=('solo',)", "unknown method 'solo'; allowed are graph"),
     ("--config.rollout.group=1", "group is 1; set it to 2 or more"),
+    ("--config.rollout.microbatch=3", "microbatch 3 does not divide a batch of"),
     ("--config.backbone=nowhere", "nowhere.*missing; a tokenizer folder holds"),
     ("--config.families.listops.task=sums", "unknown task 'sums'; allowed: listops"),
-    ("--config.families.listops.buckets=(2,)", "question 0 has [0-9]+ tokens and the largest bucket is 2.*add a larger bucket, or set rollout.too_long='skip'"),
+    ("--config.families.listops.buckets=(2,)",
+     "question 0 has [0-9]+ tokens and the largest bucket is 2.*add a larger bucket, or set rollout.too_long='skip'"),
 ])
 def test_bad_flags(run, flag, message):
     said = run(flag)
@@ -93,9 +106,21 @@ def test_it_is_an_ordinary_process_that_ends_with_2(tmp_path):
     experiment = tmp_path / "experiment.py"
     experiment.write_text(EXPERIMENT)
     ended = subprocess.run(
-        [sys.executable, "-m", "neuromas_jax.main", f"--config={experiment}", f"--workdir={tmp_path / 'work'}", "--config.graph.topology=2--1"],
+        [sys.executable, "-m", "neuromas_jax.main", f"--config={experiment}", f"--workdir={tmp_path / 'work'}",
+         "--config.graph.topology=2--1"],
         cwd=ROOT, capture_output=True, text=True, timeout=300, env={**os.environ, "JAX_PLATFORMS": "cpu"})
     assert ended.returncode == 2 and ended.stderr.strip().startswith("error: topology '2--1'") and "Traceback" not in ended.stderr
+
+
+def test_a_backend_that_cannot_start(tmp_path):
+    experiment = tmp_path / "experiment.py"
+    experiment.write_text(EXPERIMENT)
+    ended = subprocess.run(
+        [sys.executable, "-m", "neuromas_jax.main", f"--config={experiment}", f"--workdir={tmp_path / 'work'}"],
+        cwd=ROOT, capture_output=True, text=True, timeout=300, env={**os.environ, "JAX_PLATFORMS": "abacus"})
+    assert ended.returncode == 2 and "Traceback" not in ended.stderr, ended.stderr
+    assert re.search("error: JAX cannot start its backend: .*abacus.*such as JAX_PLATFORMS=cpu", ended.stderr)
+    assert not (tmp_path / "work").exists()
 
 
 @pytest.mark.parametrize("rows, message", [
@@ -112,10 +137,115 @@ def test_bad_data_files(run, tmp_path, monkeypatch, rows, message):
     assert re.search(message, run(text=JSONL))
 
 
+def write_rows(path, **counts):
+    """A JSONL file with so many short questions in each split, and a long one at the end of the split that `long` names."""
+    rows, long = [], counts.pop("long", None)
+    for split, count in counts.items():
+        rows += itertools.islice((text for text in map(str, itertools.count()) if split_of(text) == split), count)
+    texts = (f"{number}" + " [MAX" * 20 for number in itertools.count())
+    rows += itertools.islice((text for text in texts if split_of(text) == long), long is not None)
+    path.write_text("".join(json.dumps({"question": text, "answer": "1"}) + "\n" for text in rows))
+
+
+@pytest.mark.parametrize("counts, message", [
+    (dict(train=1, validation=2, test=2),
+     "family 'listops' has 1 questions in split train, and rollout.questions is 2; give a larger file, or set rollout.questions"),
+    (dict(train=0, validation=2, test=2), "has 0 questions in split train"),
+    (dict(train=5, validation=0, test=2), "family 'listops' has no question in split validation.* 5 in split train; give a"),
+    (dict(train=5, validation=2, test=0), "family 'listops' has no question in split test; give a larger file"),
+    (dict(train=5, validation=2, test=2, long="train"), "question 5 has .*the largest bucket is 16.*add a larger bucket"),
+    (dict(train=5, validation=1, test=2, long="validation"), "question 1 has .*the largest bucket is 16.*add a larger bucket"),
+    (dict(train=5, validation=2, test=2, long="test"), "question 2 has .*the largest bucket is 16.*add a larger bucket"),
+])
+def test_splits_that_are_too_small_or_hold_a_question_that_is_too_long(run, tmp_path, counts, message):
+    write_rows(tmp_path / "rows.jsonl", **counts)
+    assert re.search(message, run(text=JSONL.replace("rows.jsonl", str(tmp_path / "rows.jsonl"))))
+
+
+def test_the_questions_looked_at_hold_many_of_every_depth():
+    task = make_task("listops", depths=(1, 3), weights=(1.0, 0.001), held_out_depth=2)
+    found = training_questions(parse(dict(families=dict(listops={}))), "listops", task)
+    assert Counter(question.depth for question in found["listops train"]) == {1: CHECKED_QUESTIONS, 3: CHECKED_QUESTIONS}
+    assert CHECKED_QUESTIONS >= 200 and found["listops validation"] == distinct_questions(task, "validation", None, 128)
+
+
+@pytest.mark.parametrize("changes, message", [
+    (("--config.rollout.too_long=skip", "--config.families.listops.buckets=(2,)"),
+     "none of the 2 questions of listops .depth 1. fits the largest bucket, which is 2; "
+     "add a larger bucket to families.listops.buckets"),
+    (("--config.rollout.questions=1", "--config.methods=('graph','graph_shuffled')"),
+     "method 'graph_shuffled' takes messages from another question of the batch, and rollout.questions is 1; set it to 2"),
+    (("--config.adapters.sites=('q','sideways')",), "adapter site 'sideways'; allowed are q"),
+])
+def test_settings_that_do_not_go_together(run, changes, message):
+    text = EXPERIMENT.replace("    return", "    config.adapters = dict(rank=2)\n    return")
+    assert re.search(message, run(*changes, text=text))
+
+
 def test_a_workdir_that_cannot_be_written(run, tmp_path):
     (tmp_path / "file").write_text("keep me")
     assert re.search("workdir .*file/work cannot be written .*give another --workdir", run(workdir=tmp_path / "file" / "work"))
     assert (tmp_path / "file").read_text() == "keep me"
+
+
+@pytest.mark.parametrize("done, message", [
+    ('{"made_with": "0badcafe", "steps": 1}',
+     "was trained by another config or on another backbone .checksum 0badcafe, here .*give another --workdir"),
+    ('{"made_with": "%s", "steps": 9}',
+     "was trained for 9 steps, this config asks for 1; give another --workdir, or as many steps"),
+])
+def test_a_workdir_that_holds_what_another_config_trained(run, tmp_path, done, message):
+    found = {}
+    exec(EXPERIMENT, found)
+    mine = identity(make_run(parse(found["get_config"]()), "listops", "graph", 2e-3), 0)
+    cell = tmp_path / "work" / "train" / "listops" / "graph_seed0"
+    cell.mkdir(parents=True)
+    (cell / "done.json").write_text(done.replace("%s", mine))
+    assert re.search(f"graph_seed0 {message}", run(workdir=tmp_path / "work"))
+
+
+@pytest.mark.parametrize("stage, step, changes, message", [
+    ("train", 1, dict(seed=7), "was made with another config: .*'seed': 7.*'seed': 0.*give another --workdir, or the config"),
+    ("train", 1, dict(backbone="0badcafe"), "was made with another backbone: it has '0badcafe', this run has .*give another"),
+    ("sweep", 1, dict(seed=7), "was made with another config: .*'seed': 7.*'seed': 100.*give another --workdir, or the config"),
+    ("train", 9, {}, "was trained for 9 steps, this config asks for 1; give another --workdir, or as many steps"),
+    ("train", 1, None, "cannot be read .*remove that folder to go on from an older one"),
+])
+def test_a_workdir_whose_unfinished_training_cannot_go_on(run, tmp_path, stage, step, changes, message):
+    found, sweep = {}, "    config.sweep = dict(learning_rates=(2e-3,), steps=1)\n"
+    text = EXPERIMENT.replace("    return", sweep + "    return") if stage == "sweep" else EXPERIMENT
+    exec(text, found)
+    seed = 100 if stage == "sweep" else 0
+    mine = description(make_run(parse(found["get_config"]()), "listops", "graph", 2e-3), seed)
+    folder = tmp_path / "work" / stage / "listops" / f"graph_seed{seed}{'_lr0.002' * (stage == 'sweep')}" / "checkpoints"
+    if changes is None:
+        (folder / f"step_{step:06d}").mkdir(parents=True)
+    else:
+        belongs = {**mine, **changes}
+        if "seed" in changes:
+            belongs = {**mine, "config": {**mine["config"], **changes}}
+        checkpoint.save(folder, step, {"x": jnp.zeros(2)}, belongs)
+    before = contents(folder)
+    said = run(text=text)
+    assert re.search(f"step_{step:06d} {message}", said), said
+    assert contents(folder) == before
+
+
+@pytest.mark.parametrize("done, message", [
+    (None, "adapters .*graph_seed0/adapters.safetensors are missing; train them"),
+    ('{"backbone": "0badcafe"}',
+     "was trained on a backbone with checksum 0badcafe, this one's is [0-9a-f]{8}; give the backbone"),
+    ('{"backbone": "%s", "adapters": "0badcafe"}',
+     "adapters.safetensors is not the file that .*done.json tells of; copy both again"),
+])
+def test_published_adapters_that_do_not_fit(run, tmp_path, done, message):
+    cell = tmp_path / "published" / "graph_seed0"
+    cell.mkdir(parents=True)
+    if done:
+        (cell / "done.json").write_text(done.replace("%s", load_parts("embedded").fingerprint))
+        (cell / "adapters.safetensors").write_bytes(b"half a file")
+    text = EXPERIMENT.replace("buckets=(8, 16)", f'buckets=(8, 16), adapters="{tmp_path / "published"}"')
+    assert re.search(message, run(text=text))
 
 
 @pytest.fixture
@@ -131,9 +261,9 @@ def test_bad_backbone_folders(run, folder):
     weights = folder / "model.safetensors"
     kept = weights.read_bytes()
     weights.write_bytes(kept[: len(kept) // 2])
-    assert re.search("model.safetensors", run(f"--config.backbone={folder}"))
+    assert re.search(r"model.safetensors .* is no complete safetensors file: ", run(f"--config.backbone={folder}"))
     weights.unlink()
-    assert re.search("model.safetensors", run(f"--config.backbone={folder}"))
+    assert re.search("holds neither model.safetensors nor model.safetensors.index.json. Copy the weights there", run(f"--config.backbone={folder}"))
     weights.write_bytes(kept)
     tokens = folder / "tokenizer.json"
     text = tokens.read_text()
@@ -142,17 +272,19 @@ def test_bad_backbone_folders(run, folder):
     definition = json.loads(text)
     definition["model"]["vocab"]["unheard"] = 9999
     tokens.write_text(json.dumps(definition))
-    assert re.search("10000", run(f"--config.backbone={folder}"))  # more ids than embeddings
+    assert re.search("vocabulary mismatch: the tokenizer knows 10000 ids, the embedding has", run(f"--config.backbone={folder}"))
 
 
 @pytest.fixture(scope="module")
 def compiled():
     """A tiny run on one node, whose two programs are compiled once for the tests below."""
     config = parse(dict(
-        families=dict(listops=dict(options=dict(depths=(1,), weights=(1.0,), held_out_depth=2), buckets=(5, 13))), graph=dict(topology="1"),
-        rollout=dict(questions=2, group=2), test_questions=4, training=dict(steps=2, checkpoint_every=1, evaluate_every=100, validation_questions=2)))
+        families=dict(listops=dict(options=dict(depths=(1,), weights=(1.0,), held_out_depth=2), buckets=(5, 13))),
+        graph=dict(topology="1"), rollout=dict(questions=2, group=2), test_questions=4,
+        training=dict(steps=2, checkpoint_every=1, evaluate_every=100, validation_questions=2)))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train_run, "load_parts", lambda *_: Parts(init_backbone(tiny_config(num_hidden_layers=1), jax.random.key(0)), tokenizer(), ""))
+        patch.setattr(train_run, "load_parts", lambda *_: Parts(
+            init_backbone(tiny_config(num_hidden_layers=1), jax.random.key(0)), tokenizer(), ""))
         return Compiled(make_run(config, "listops", "graph"))
 
 
@@ -160,26 +292,53 @@ def contents(folder):
     return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(compiled, tmp_path, monkeypatch):
+def diverged(bank):
+    return jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), bank)
+
+
+def overflowing(bank):
+    """The loss stays as it is, since B is zero; the gradient of B is past the largest number."""
+    return {site: {"a": jnp.full_like(pair["a"], 1e30), "b": jnp.zeros_like(pair["b"])} for site, pair in bank.items()}
+
+
+@pytest.mark.parametrize("poison, what", [
+    (diverged, "the loss of node 0 .* is nan"), (overflowing, "the gradient of node 0 .* is inf")])
+def test_what_is_not_finite_stops_and_keeps_the_last_checkpoint(compiled, tmp_path, monkeypatch, poison, what):
     train(compiled, tmp_path, 0, 1)
-    before = contents(tmp_path / "checkpoints")
-    plain = compiled.rollout
+    before, update = contents(tmp_path / "checkpoints"), compiled.update
 
-    def poisoned(bank, *arguments, **options):
-        episodes = plain(bank, *arguments, **options)
-        return (dataclasses.replace(episodes[0], live=episodes[0].live),)
+    def poisoned(state, episodes, rewards, bucket):
+        different = jnp.zeros_like(rewards).at[:, 0].set(1.0)  # else there is nothing to learn, and no gradient
+        return update(dataclasses.replace(state, bank=poison(state.bank)), episodes, different, bucket)
 
-    monkeypatch.setattr(compiled, "rollout", poisoned)
-    update = compiled.update
-
-    def broken(state, episodes, rewards, bucket):
-        bank = jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), state.bank)
-        return update(dataclasses.replace(state, bank=bank), episodes, rewards, bucket)
-
-    monkeypatch.setattr(compiled, "update", broken)
-    with pytest.raises(NonFinite, match=r"step 2: the loss of node 0 \(layer 1, slot 0\) is nan; the last good checkpoint is kept: lower the learning rate"):
+    monkeypatch.setattr(compiled, "update", poisoned)
+    with pytest.raises(NonFinite, match=f"step 2: {what}; the last good checkpoint is kept: "
+                                        "lower the learning rate or optimizer.clip and give another --workdir") as stopped:
         train(compiled, tmp_path, 0, 2)
+    assert "(layer 1, slot 0)" in str(stopped.value)
     assert contents(tmp_path / "checkpoints") == before and checkpoint.steps(tmp_path / "checkpoints") == [1]
+
+
+@pytest.mark.parametrize("node, slot, where", [(1, 1, "node 1 .layer 1, slot 1."), (2, 0, "node 2 .layer 2, slot 0.")])
+def test_the_node_that_is_not_finite_is_named(compiled, node, slot, where):
+    """In a graph of several nodes, whose slots stand in another order."""
+    run = dataclasses.replace(compiled.run, method=dataclasses.replace(
+        compiled.run.method, graph=text_graph("2-1", 2), slots=(2, 1, 0)))
+    fine = UpdateMetrics(jnp.ones(3), jnp.ones(3), jnp.ones(3, bool), (), jnp.ones(()))
+    check_finite(run, fine, 7)
+    for numbers, name in ((dataclasses.replace(fine, loss=fine.loss.at[node].set(jnp.nan)), "loss"),
+                          (dataclasses.replace(fine, gradient_norm=fine.gradient_norm.at[slot].set(jnp.inf)), "gradient")):
+        with pytest.raises(NonFinite, match=f"step 7: the {name} of {where} is (nan|inf); "):
+            check_finite(run, numbers, 7)
+
+
+def test_a_checkpoint_past_the_steps_asked_for_is_refused_and_left_as_it_is(compiled, tmp_path):
+    train(compiled, tmp_path, 0, 2)
+    before = contents(tmp_path)
+    with pytest.raises(checkpoint.CheckpointError, match="step_000002 was trained for 2 steps, this config asks for 1; "
+                                                         "give another --workdir, or as many steps"):
+        train(compiled, tmp_path, 0, 1)
+    assert contents(tmp_path) == before and int(train(compiled, tmp_path, 0, 2).step) == 2
 
 
 @pytest.mark.parametrize("changes, name", [
@@ -201,7 +360,8 @@ def test_a_workdir_of_another_run_is_refused_and_left_as_it_is(compiled, tmp_pat
         patch.setattr(train_run, "load_parts", lambda *_: run.parts)
         other = Compiled(make_run(parse(values), "listops", "graph"))
         patch.setattr(jax.stages.Lowered, "compile", lambda *_: pytest.fail("it must be found before any compile"))
-        with pytest.raises(checkpoint.CheckpointError, match=f"step_000001 was made with another {name}: .*give another --workdir"):
+        with pytest.raises(checkpoint.CheckpointError,
+                           match=f"step_000001 was made with another {name}: .*give another --workdir"):
             train(other, tmp_path, 0, 2)
         with pytest.raises(checkpoint.CheckpointError, match="another config.*'seed': 0.*'seed': 1"):
             train(compiled, tmp_path, 1, 2)
@@ -227,10 +387,24 @@ def test_a_damaged_checkpoint_is_named_and_an_older_one_still_serves(compiled, t
 def test_questions_too_long_are_an_error_or_counted_never_cut(compiled):
     run = compiled.run
     task = dataclasses.replace(run.task, depths=(1, 2), weights=(0.5, 0.5), held_out_depth=3)
-    with pytest.raises(TooLong, match="has [0-9]+ tokens and the largest bucket is 5.*too_long='skip' to leave such questions out and count them"):
+    with pytest.raises(TooLong, match="has [0-9]+ tokens and the largest bucket is 5.*"
+                                      "too_long='skip' to leave such questions out and count them"):
         next_batch(task, 0, 40, run.method.graph, run.parts.tokenizer, (5,), "error")
     questions, batch, cursor, skipped = next_batch(task, 0, 40, run.method.graph, run.parts.tokenizer, (5,), "skip")
     assert len(questions) == 40 and cursor == 40 + skipped and 5 < skipped < 100
-    assert {question.depth for question in questions} == {1} and (np.asarray(batch.valid).sum(axis=-1) == 4).all()  # [MAX, two digits, ]
+    assert {question.depth for question in questions} == {1}
+    assert (np.asarray(batch.valid).sum(axis=-1) == 4).all()  # [MAX, two digits, ]
     with pytest.raises(TooLong):  # every one is too long: an error all the same
         next_batch(task, 0, 2, run.method.graph, run.parts.tokenizer, (3,), "skip")
+
+
+def test_what_is_too_long_does_not_depend_on_what_the_nodes_see_of_it():
+    """Else methods that see all of a question would be asked others than a graph whose nodes see shares."""
+    task, words = make_task("parts"), tokenizer()
+    question = task.generate("train", 0, task.depths[-1])
+    shares, whole = (text_graph("4-2-1", 2, view=view) for view in (("share", "common", "common"), "all"))
+    seen = max(len(words.encode(question.view(kind, share, shares.shares))) for kind, share in shares.views())
+    assert seen < len(words.encode(question.text)) - 1
+    for graph in (shares, whole):
+        with pytest.raises(TooLong, match=f"has {len(words.encode(question.text))} tokens"):
+            question_ids(question, graph, words, (seen + 1,))

@@ -11,8 +11,9 @@ COLABS = sorted((Path(__file__).parents[1] / "colabs").glob("*.ipynb"))
 
 @pytest.mark.parametrize("path", COLABS, ids=lambda path: path.stem)
 def test_colab_runs(path, monkeypatch):
-    """All cells, with one step of training."""
+    """All cells, with one step of training and few questions."""
     monkeypatch.setenv("COLAB_STEPS", "1")
+    monkeypatch.setenv("COLAB_QUESTIONS", "16")
     notebook = nbformat.read(path, as_version=4)
     NotebookClient(notebook, timeout=600, kernel_name="python3").execute()
     printed = "".join(output.get("text", "") for cell in notebook.cells for output in cell.get("outputs", []))

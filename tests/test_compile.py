@@ -4,6 +4,7 @@ import functools
 import re
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from neuromas_jax.graph import node_slots, text_graph
 from neuromas_jax.rl import Objective, Optimizer, init_learner, update
 from neuromas_jax.rollout import make_program, make_sampling, no_interventions, rollout
 from neuromas_jax.text.prompt import PromptTemplate
+from tests.conftest import make_scene
 from tests.tiny import TEXTS, encode_questions, random_bank, tiny_config, tokenizer
 
 CONFIG = tiny_config(num_hidden_layers=1)
@@ -22,10 +24,13 @@ CONFIG = tiny_config(num_hidden_layers=1)
 def lowered(topology, reads="previous", message_tokens=5):
     """StableHLO text of (rollout, update), lowered and not compiled."""
     graph = text_graph(topology, message_tokens, reads)
-    program = make_program(graph, node_slots(graph), PromptTemplate(), tokenizer(), make_sampling(tokenizer(), CONFIG.vocab_size), 3, 1)
+    program = make_program(
+        graph, node_slots(graph), PromptTemplate(slot="<from1> {k}"),  # the tokenizer has labels of 16 senders, a layer has 64
+        tokenizer(), make_sampling(tokenizer(), CONFIG.vocab_size), 3, 1)
     backbone = init_backbone(CONFIG, jax.random.key(0))
     bank = random_bank(CONFIG, graph.size, rank=2)
-    arguments = backbone, bank, encode_questions(TEXTS[:2], bucket=24), no_interventions(graph, 2, 3), jax.random.key(0), jnp.asarray(False)
+    arguments = (backbone, bank, encode_questions(TEXTS[:2], bucket=24), no_interventions(graph, 2, 3),
+                 jax.random.key(0), jnp.asarray(False))
     forward = jax.jit(functools.partial(rollout, program))
     episodes = jax.eval_shape(forward, *arguments)
     state = init_learner(Optimizer(), bank)
@@ -58,7 +63,10 @@ def shapes(text):
 
 @pytest.mark.parametrize("topology, reads", [("3-1", "previous"), ("2-1-1", "all")])
 def test_no_logits_for_prompt_tokens(topology, reads):
-    """Arrays over the vocabulary hold message positions only: no axis is as long as a prompt block, with or without the message."""
+    """Arrays over the vocabulary hold message positions only.
+
+    No axis is as long as a prompt block, with or without the message.
+    """
     message, vocabulary = 5, CONFIG.vocab_size
     graph = text_graph(topology, message, reads)
     for text in lowered(topology, reads):
@@ -69,6 +77,37 @@ def test_no_logits_for_prompt_tokens(topology, reads):
             if np.prod(shape) == vocabulary * CONFIG.hidden_size:  # the embedding and its transpose
                 continue
             assert np.prod(shape) <= vocabulary * rows, f"{shape} is larger than one layer's message logits"
+
+
+def test_the_shared_block_is_read_once_for_a_group():
+    """Design: shared work is done once, in prefill and in the update.
+
+    A long question and short messages: if the block of 24 tokens and more were read by each of 3 episodes, some array would hold
+    that many hidden states.
+    """
+    config, message, group = CONFIG, 2, 3
+    for text in lowered("2-1", message_tokens=message):
+        states = [np.prod(shape) // config.hidden_size for shape in shapes(text)
+                  if shape[-1] == config.hidden_size and config.vocab_size not in shape]
+        once = 3 * (1 + 24)  # rows of all three nodes for one question: start and question at least
+        assert max(states) >= once, "the search must find the shared block's hidden states"
+        assert max(states) < group * once, max(states)
+
+
+def test_a_whole_graph_can_be_exported():
+    """One XLA program: it is written to bytes, read back without its Python, and says the same."""
+    scene = make_scene("2-1")
+    leaves, tree = jax.tree.flatten((scene.backbone, scene.bank, scene.questions, scene.keep))
+
+    def flat(key_data, *leaves):
+        backbone, bank, questions, keep = jax.tree.unflatten(tree, leaves)
+        key = jax.random.wrap_key_data(key_data)
+        return jax.tree.leaves(rollout(scene.program, backbone, bank, questions, keep, key, jnp.asarray(False)))
+
+    arguments = (jax.random.key_data(jax.random.key(5)), *leaves)
+    program = jax.export.deserialize(jax.export.export(jax.jit(flat))(*arguments).serialize())
+    for written, expected in zip(program.call(*arguments), jax.tree.leaves(scene.episodes), strict=True):
+        np.testing.assert_array_equal(written, expected)
 
 
 def test_one_trace_per_bucket_over_a_run(tmp_path, monkeypatch):

@@ -11,7 +11,8 @@ REWARDS = jnp.asarray([[1.0, 0.0, 0.0, 0.0], [1.0, 1.0, 0.0, 0.0], [1.0, 1.0, 1.
 
 def test_leave_one_out_by_hand():
     # the first episode earned 1, the mean of the other three is 0; the second earned 0, the others' mean is 1/3
-    np.testing.assert_allclose(leave_one_out(REWARDS[:2]), [[1, -1 / 3, -1 / 3, -1 / 3], [2 / 3, 2 / 3, -2 / 3, -2 / 3]], rtol=1e-6)
+    expected = [[1, -1 / 3, -1 / 3, -1 / 3], [2 / 3, 2 / 3, -2 / 3, -2 / 3]]
+    np.testing.assert_allclose(leave_one_out(REWARDS[:2]), expected, rtol=1e-6)
 
 
 def test_leave_one_out_equals_a_loop():
@@ -44,7 +45,13 @@ def test_a_constant_added_to_all_rewards_changes_nothing(rule):
 def test_unknown_rules_and_small_groups_are_refused():
     with pytest.raises(ValueError, match="'mean'.*allowed are leave_one_out, grpo, batch_mean"):
         check_credit("mean", 8)
-    for rule in ("leave_one_out", "grpo"):
-        with pytest.raises(ValueError, match="group is 1; set it to 2 or more"):
+    for rule in CREDIT:
+        with pytest.raises(ValueError, match=f"credit '{rule}' .*group is 1; set it to 2 or more"):
             check_credit(rule, 1)
-    check_credit("batch_mean", 1)
+        check_credit(rule, 2)
+
+
+def test_a_group_of_one_would_learn_nothing():
+    """Why it is refused: the mask leaves no advantage, even for the rule that compares across questions."""
+    alone = jnp.asarray([[1.0], [0.0], [1.0]])
+    assert (np.asarray(batch_mean(alone)) != 0).all() and not np.asarray(advantages("batch_mean", alone)).any()

@@ -12,7 +12,9 @@ def test_a_graph_prints_as_it_is_written(written):
     assert hash(graph) == hash(text_graph(written)) and graph.size == sum(map(int, written.split("-")))
 
 
-@pytest.mark.parametrize("wrong", ["2--1", "0-1", "1-x", "", "-1", "1-", "4-0", "1 -1", "01-1", "4,2,1", "1.5-1", "\u0664-1", "2-1\n", 421, None, ["4", "1"]])
+@pytest.mark.parametrize("wrong", [
+    "2--1", "0-1", "1-x", "", "-1", "1-", "4-0", "1 -1", "01-1", "4,2,1", "1.5-1", "\u0664-1", "2-1\n", 421, None, ["4", "1"],
+])
 def test_what_is_no_graph_is_refused_with_an_example(wrong):
     with pytest.raises(ValueError) as error:
         text_graph(wrong)

@@ -72,7 +72,8 @@ def test_configs_of_both_generations_of_transformers_read_alike(folder):
     """Version 5 writes rope_parameters and dtype; version 4 wrote rope_theta and torch_dtype."""
     new = load_config(folder)
     assert new.rope_theta == 1e4 and new.head_dim == 16 and new.tie_word_embeddings
-    edit_config(folder, drop=("rope_parameters", "dtype"), rope_theta=1e4, rope_scaling=None, torch_dtype="float32", sliding_window=None)
+    edit_config(folder, drop=("rope_parameters", "dtype"), rope_theta=1e4, rope_scaling=None, torch_dtype="float32",
+                sliding_window=None)
     assert load_config(folder) == new
 
 
@@ -114,7 +115,8 @@ def cut_weights(folder, keep=0.5):
 BAD = {
     "no config": (lambda f: (f / "config.json").unlink(), FileNotFoundError, ["config.json is missing"]),
     "no weights": (lambda f: (f / "model.safetensors").unlink(), FileNotFoundError, ["model.safetensors", "index"]),
-    "config cut short": (lambda f: (f / "config.json").write_text('{"model_type": "qw'), ValueError, ["config.json", "no JSON", "copy"]),
+    "config cut short": (lambda f: (f / "config.json").write_text('{"model_type": "qw'),
+                         ValueError, ["config.json", "no JSON", "copy"]),
     "config not an object": (lambda f: (f / "config.json").write_text("[1]"), ValueError, ["config.json", "list"]),
     "config not text": (lambda f: (f / "config.json").write_bytes(b"\xff\xfe\x00"), ValueError, ["config.json"]),
     "other family": (lambda f: edit_config(f, model_type="gpt2"), ValueError, ["'gpt2'", "qwen3", "Choose"]),
@@ -128,27 +130,33 @@ BAD = {
     "biases": (lambda f: edit_config(f, attention_bias=True), ValueError, ["attention_bias is True"]),
     "sliding window": (lambda f: edit_config(f, use_sliding_window=True), ValueError, ["use_sliding_window"]),
     "other layers": (lambda f: edit_config(f, layer_types=["sliding_attention"] * 2), ValueError, ["sliding_attention"]),
-    "scaled positions": (lambda f: edit_config(f, rope_parameters={"rope_type": "yarn", "rope_theta": 1e4}), ValueError, ["'yarn'"]),
+    "scaled positions": (lambda f: edit_config(f, rope_parameters={"rope_type": "yarn", "rope_theta": 1e4}),
+                         ValueError, ["'yarn'"]),
     "no theta": (lambda f: edit_config(f, drop=["rope_parameters"]), ValueError, ["rope_theta is None"]),
     "other dtype": (lambda f: edit_config(f, dtype="int8"), ValueError, ["'int8'", "bfloat16"]),
     "quantised": (lambda f: edit_config(f, quantization_config={"bits": 4}), ValueError, ["quantization_config"]),
     "weights cut short": (cut_weights, ValueError, ["model.safetensors", "bytes", "truncated", "copy it again"]),
     "weights without an end": (lambda f: cut_weights(f, 0.999), ValueError, ["truncated"]),
     "weights empty": (lambda f: cut_weights(f, 0), ValueError, ["(0 bytes)", "truncated"]),
-    "weights not fetched": (lambda f: (f / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n"),
-                            ValueError, ["git lfs pull"]),
+    "weights not fetched": (
+        lambda f: (f / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n"),
+        ValueError, ["git lfs pull"]),
     "a tensor missing": (lambda f: edit_weights(f, lambda t: t.pop("model.layers.1.mlp.up_proj.weight")),
                          ValueError, ["model.layers.1.mlp.up_proj.weight", "lack"]),
     "a tensor misshaped": (lambda f: edit_weights(f, lambda t: t.update({"model.norm.weight": np.ones(31, np.float32)})),
                            ValueError, ["model.norm.weight", "(31,)", "(32,)"]),
-    "a tensor transposed": (lambda f: edit_weights(f, lambda t: t.update({"model.layers.0.self_attn.q_proj.weight": np.ones((32, 64), np.float32)})),
-                            ValueError, ["q_proj", "(32, 64)", "(64, 32)"]),
+    "a tensor transposed": (
+        lambda f: edit_weights(f, lambda t: t.update({"model.layers.0.self_attn.q_proj.weight": np.ones((32, 64), np.float32)})),
+        ValueError, ["q_proj", "(32, 64)", "(64, 32)"]),
     "a tensor of another kind": (lambda f: edit_weights(f, lambda t: t.update({"model.norm.weight": np.ones(32, np.int8)})),
                                  ValueError, ["model.norm.weight", "I8", "BF16"]),
-    "a tensor too many": (lambda f: edit_weights(f, lambda t: t.update({"model.layers.0.self_attn.q_proj.bias": np.ones(64, np.float32)})),
-                          ValueError, ["q_proj.bias", "no place"]),
-    "fewer layers than stored": (lambda f: edit_config(f, num_hidden_layers=1, layer_types=None), ValueError, ["model.layers.1.", "1 layers"]),
-    "embedding of another size": (lambda f: edit_config(f, vocab_size=96), ValueError, ["model.embed_tokens.weight", "(97, 32)", "(96, 32)"]),
+    "a tensor too many": (
+        lambda f: edit_weights(f, lambda t: t.update({"model.layers.0.self_attn.q_proj.bias": np.ones(64, np.float32)})),
+        ValueError, ["q_proj.bias", "no place"]),
+    "fewer layers than stored": (lambda f: edit_config(f, num_hidden_layers=1, layer_types=None),
+                                 ValueError, ["model.layers.1.", "1 layers"]),
+    "embedding of another size": (lambda f: edit_config(f, vocab_size=96),
+                                  ValueError, ["model.embed_tokens.weight", "(97, 32)", "(96, 32)"]),
     "no head": (lambda f: edit_config(f, tie_word_embeddings=False), ValueError, ["lm_head.weight", "tie_word_embeddings"]),
 }
 
@@ -177,8 +185,10 @@ def test_unknown_dtype_argument(folder):
 
 
 BAD_SHARDS = {
-    "shard missing": (lambda f: (f / "model-00002-of-00003.safetensors").unlink(), FileNotFoundError, ["model-00002-of-00003", "index"]),
-    "shard cut short": (lambda f: (f / "model-00003-of-00003.safetensors").write_bytes(b"x" * 50), ValueError, ["model-00003", "truncated"]),
+    "shard missing": (lambda f: (f / "model-00002-of-00003.safetensors").unlink(),
+                      FileNotFoundError, ["model-00002-of-00003", "index"]),
+    "shard cut short": (lambda f: (f / "model-00003-of-00003.safetensors").write_bytes(b"x" * 50),
+                        ValueError, ["model-00003", "truncated"]),
     "index cut short": (lambda f: (f / "model.safetensors.index.json").write_text("{"), ValueError, ["index.json", "no JSON"]),
     "index without a map": (lambda f: (f / "model.safetensors.index.json").write_text("{}"), ValueError, ["weight_map is None"]),
     "shards exchanged": (lambda f: shutil.copy(f / "model-00001-of-00003.safetensors", f / "model-00002-of-00003.safetensors"),

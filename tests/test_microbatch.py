@@ -32,7 +32,8 @@ def run():
         keep = no_interventions(graph, BATCH, GROUP)
         texts = [TEXTS[i % len(TEXTS)] for i in range(BATCH)]
         # Functions of their own, or the trace of an earlier call would serve this one, whatever was patched since.
-        episodes = jax.jit(lambda *args: rollout(program, *args))(backbone, bank, encode_questions(texts), keep, jax.random.key(1))
+        episodes = jax.jit(lambda *args: rollout(program, *args))(
+            backbone, bank, encode_questions(texts), keep, jax.random.key(1))
         learn = jax.jit(lambda *args: update(objective, optimizer, program, *args))
         return episodes, *learn(backbone, init_learner(optimizer, bank), episodes, REWARDS)
 
@@ -71,7 +72,8 @@ def test_recomputed_layers_give_the_same_update(run):
 
 
 def test_questions_are_cut_and_joined_where_they_stand():
-    x, kv = jnp.arange(3 * 4 * 2).reshape(3, 4, 2), decoder.KV(jnp.arange(2 * 3 * 4 * 5.0).reshape(2, 3, 4, 5, 1, 1, 1)[:, :, :, :1], None, None)
+    x = jnp.arange(3 * 4 * 2).reshape(3, 4, 2)
+    kv = decoder.KV(jnp.arange(2 * 3 * 4 * 5.0).reshape(2, 3, 4, 5, 1, 1, 1)[:, :, :, :1], None, None)
     kv = dataclasses.replace(kv, k=jnp.swapaxes(kv.k, 0, 1), v=jnp.swapaxes(kv.k, 0, 1), valid=x > 3)  # k [N, L, B, g, K, T, H]
     mapped = map_questions(lambda x, kv: (x, kv), 2, x, kv)
     assert_same(mapped, (x, kv))
@@ -82,4 +84,11 @@ def test_questions_are_cut_and_joined_where_they_stand():
 def test_a_microbatch_that_does_not_divide_the_batch_is_refused():
     with pytest.raises(ValueError, match=r"microbatch 3 does not divide a batch of 16.*\[1, 2, 4, 8, 16\]"):
         check_microbatch(3, 16)
-    assert default_microbatch(16) == (1 if jax.default_backend() == "cpu" else 16)
+
+
+@pytest.mark.parametrize("message_tokens, group, size", [(2, 8, 4), (2, 4, 8), (16, 8, 1), ((4, 4, 2), 8, 2)])
+def test_the_default_is_a_few_questions_on_a_cpu_and_all_elsewhere(message_tokens, group, size):
+    """4 senders of 1 + 2 tokens and a message of 2 are 14 tokens, 112 for 8 episodes: 4 questions stay within 512 tokens."""
+    graph = text_graph("4-2-1", message_tokens)
+    assert default_microbatch(32, group, graph) == (size if jax.default_backend() == "cpu" else 32)
+    assert default_microbatch(3, 8, text_graph("4-2-1", 2)) == 3

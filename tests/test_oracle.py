@@ -14,7 +14,9 @@ from neuromas_jax.rl.update import loss_of_bank
 from neuromas_jax.rl import Objective
 from neuromas_jax.rollout import rollout as graph_rollout
 from neuromas_jax.rollout import blank_nodes, make_program, make_sampling, no_interventions, shuffle_questions
+from neuromas_jax.tasks import make_task
 from neuromas_jax.text.prompt import PromptTemplate
+from neuromas_jax.train.batches import pad_questions, question_ids
 from tests import reference
 from tests.tiny import TEXTS, encode_questions, random_bank, tiny_backbone, tokenizer
 
@@ -25,6 +27,7 @@ GRAPHS = {
     "lengths": (dict(topology="2-1-1", message_tokens=(3, 5, 4), reads="all"), "shared"),
     "edges": (dict(topology="2-2-1", message_tokens=4, edges=(None, ((True, False), (True, True)), None)), "per_layer"),
     "single": (dict(topology="1", message_tokens=6), "per_node"),
+    "parts": (dict(topology="2-1-1", message_tokens=3, view=("share", "common", "all")), "per_node"),
 }
 
 
@@ -39,13 +42,18 @@ def build(name, group=2, **sampling):
     return program, backbone, random_bank(backbone.config, max(program.slots) + 1)
 
 
-def oracle_episodes(program, backbone, bank, questions, key, as_read=lambda b, g: lambda node, message: message, greedy=False):
+def oracle_episodes(
+    program, backbone, bank, questions, key, as_read=lambda b, g: lambda node, message: message, greedy=False, seen=None
+):
+    """seen: `seen(b, view, share)` gives the text of a question that a node sees; all of it by default."""
     found = {}
     for b in range(questions.tokens.shape[1]):
         ids = np.asarray(questions.tokens[0, b])[np.asarray(questions.valid[0, b])]
         for g in range(program.group):
             found[b, g] = reference.run(
-                program, PromptTemplate(), tokenizer(), backbone, bank, lambda view, share: ids, int(questions.index[b]), g, key, as_read(b, g), greedy)
+                program, PromptTemplate(), tokenizer(), backbone, bank,
+                lambda view, share: ids if seen is None else tokenizer().encode(seen(b, view, share)),
+                int(questions.index[b]), g, key, as_read(b, g), greedy)
     return found
 
 
@@ -60,7 +68,7 @@ def check_equal(program, episodes, found):
             np.testing.assert_allclose(layer.log_probs[g][layer.live[g]], scores, atol=2e-4)
 
 
-@pytest.mark.parametrize("name", GRAPHS)
+@pytest.mark.parametrize("name", ["4-2-1", "lengths", "edges", "single"])
 def test_program_equals_oracle(name):
     program, backbone, bank = build(name)
     questions = encode_questions(TEXTS[:2])
@@ -83,6 +91,24 @@ def test_greedy_equals_oracle():
     questions = encode_questions(TEXTS[:2])
     episodes = rollout(program, backbone, bank, questions, no_interventions(program.graph, 2, 1), jax.random.key(0), True)
     check_equal(program, episodes, oracle_episodes(program, backbone, bank, questions, jax.random.key(0), greedy=True))
+
+
+def test_views_of_a_question_in_parts_equal_oracle():
+    """Two nodes see two parts each, one what is common, the readout all; ids as training and evaluation make them."""
+    program, backbone, bank = build("parts")
+    task = make_task("parts")
+    asked = [task.generate("train", index, 3) for index in range(2)]
+    assert [len(question.parts) for question in asked] == [4, 4]
+    questions = pad_questions([question_ids(q, program.graph, tokenizer(), (40,)) for q in asked], (3, 5), (40,))
+
+    def seen(b, view, share):
+        common, a, b_, c, d = asked[b].text.split(" ; ")
+        return {("share", 0): f"{common} ; {a} ; {c}", ("share", 1): f"{common} ; {b_} ; {d}", ("common", 0): common,
+                ("all", 0): asked[b].text}[view, share]
+
+    key = jax.random.key(11)
+    episodes = rollout(program, backbone, bank, questions, no_interventions(program.graph, 2, program.group), key)
+    check_equal(program, episodes, oracle_episodes(program, backbone, bank, questions, key, seen=seen))
 
 
 def test_interventions_equal_oracle():

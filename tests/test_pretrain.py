@@ -1,4 +1,7 @@
-"""Pretraining: documents state right facts and nothing of the evaluation files, the fast path equals the decoder, a tiny run learns."""
+"""Pretraining: documents state right facts and nothing of the evaluation files.
+
+The fast path equals the decoder, and a tiny run learns.
+"""
 
 import re
 import collections
@@ -14,9 +17,10 @@ import pytest
 
 from neuromas_jax.backbone.decoder import DecoderConfig, init_backbone
 from neuromas_jax.backbone.huggingface import load_backbone
-from neuromas_jax.pretrain.batches import BatchMaker, QuestionSource, ahead, deeper, pack_documents
+from neuromas_jax.pretrain.batches import DROPPED_ROWS, WRITTEN_ROWS, BatchMaker, QuestionSource, ahead, deeper, pack_documents
 from neuromas_jax.pretrain.documents import SKILLS, DocumentWriter, Mixture, corrupt
 from neuromas_jax.pretrain.forward import target_logits
+from neuromas_jax.pretrain.numbers import PERIODS, circles, place_numbers
 from neuromas_jax.pretrain.train import train
 from neuromas_jax.pretrain.vocabulary import build_tokenizer, save_tokenizer, vocabulary_texts
 from neuromas_jax.tasks import FAMILIES
@@ -92,36 +96,65 @@ def test_messages_hold_true_facts_in_the_asked_number(family, tokenizer, writer)
         elif pairs:
             first_labels[pairs[0][0]] += 1
         if question.parts:
-            assert view in (question.text, question.common, *(question.view("share", node) for node in range(len(question.parts))))
+            assert view in (question.text, question.common,
+                            *(question.view("share", node) for node in range(len(question.parts))))
     assert np.mean(ready) > 0.6
-    assert family == "listops" or first_labels  # every family states something
+    assert first_labels  # every family states something
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_only_what_can_be_known_is_a_target(family, tokenizer, writer):
-    """No weight on the prompt and on wrong values; full weight on the whole message."""
+    """Of a message: the end, values one step from what is shown, and labels unless they were drawn for practice.
+
+    No wrong value.
+    """
     rng, task = random.Random(family), FAMILIES[family]()
     wrong = DocumentWriter(tokenizer, PromptTemplate(), Mixture(wrong=1.0, final_ready=0.0, focus=0.0, cut=0.0))
-    for index in range(40):
+    far = practised = 0
+    for index in range(80):
         for author in (writer, wrong):
-            document = author.write(task.generate("train", index), rng)
-            cue = max(document.tokens.index(token) if token in document.tokens else -1 for token in (4, 5))
-            assert all(weight == 1.0 for weight in document.weights[cue + 2 :])
-            assert all(weight == 0.0 for weight in document.weights[: document.tokens.index(3)])
-            if author is wrong:
-                assert not any(document.weights[:cue])
+            question = task.generate("train", index)
+            document = author.write(question, rng)
+            view, inbox, _, _, message = read_document(tokenizer, document)
+            facts = {fact.label: fact for fact in question.facts}
+            parts = {number for number, part in enumerate(question.parts) if part in view.split(" ; ")}
+            shown, expected = set(), 0
+
+            def known(label, shown):
+                mine = facts[label]
+                return label in shown or (set(mine.needs) <= shown and (mine.part is None or mine.part in parts))
+
+            for label, value in (pair for slot in inbox for pair in facts_of(slot, question)):
+                if facts[label].value == value:
+                    expected += known(label, shown) * len(author.text(value))
+                    shown.add(label)
+            place = cue = max(document.tokens.index(token) if token in document.tokens else -1 for token in (4, 5))
+            assert not any(document.weights[: document.tokens.index(3)])
+            assert sum(document.weights[:cue]) == expected and (author is writer or not expected)
+            place, labels = place + 2, []
+            for label, value in facts_of(message, question):
+                size, is_known = len(author.text(label)), known(label, shown)
+                labels += document.weights[place : place + size]
+                far += not is_known
+                place, size = place + size, len(author.text(value))
+                assert document.weights[place : place + size] == [float(is_known)] * size
+                place, shown = place + size, shown | {label}
+            assert document.weights[place:] == [1.0] and len(set(labels)) <= 1
+            practised += labels[:1] == [0.0]
+    assert far and 0.5 < practised / 160 < 0.8
 
 
-def test_tags_carry_no_meaning_and_labels_are_not_steered(tokenizer, writer):
+def test_labels_are_not_steered(tokenizer, writer):
     task, rng = FAMILIES["listops"](), random.Random(0)
     question = next(q for q in (task.generate("train", index) for index in range(100)) if q.depth == 3)
-    leaves = collections.Counter()
-    for _ in range(12000):
-        _, inbox, cue, _, message = read_document(tokenizer, writer.write(question, rng))
-        if not inbox and cue == "<note>":
-            leaves[message.split()[0]] += 1
-    counts = [leaves[fact.label] for fact in question.facts if not fact.needs]
-    assert len(counts) == 4 and min(counts) > 0.75 * max(counts), counts
+    first = collections.Counter()
+    for _ in range(15000):
+        document = writer.write(question, rng)
+        _, _, cue, _, message = read_document(tokenizer, document)
+        if cue == "<note>" and document.weights[document.tokens.index(4) + 2] == 1.0:  # a label that is learned
+            first[message.split()[0]] += 1
+    counts = [first[fact.label] for fact in question.facts]
+    assert len(counts) == 7 and min(counts) > 0.75 * max(counts), counts
 
 
 @pytest.mark.parametrize("skill", SKILLS)
@@ -165,17 +198,29 @@ def test_evaluation_rows_never_enter_the_text(tokenizer, writer):
                 text = tokenizer.decode(row[:size], keep_added=True).removeprefix("<s>").partition("<node>")[0]
                 assert normalise(text) not in rows
                 seen += size > 0
-    assert seen > 1000 and maker.counts["evaluation_rows"] == 0
+    assert seen > 1000
+    assert not any(counts[DROPPED_ROWS] or counts[WRITTEN_ROWS] for counts in maker.counts.values())
 
 
 def test_evaluation_rows_are_dropped_and_counted_even_from_a_careless_generator(writer, monkeypatch):
     source = QuestionSource({"boolean": 1.0}, {}, 0.0)
     row = FAMILIES["boolean"]().read("not ( True ) and ( True ) is")
     turns = iter(range(10**9))
-    monkeypatch.setattr(source, "draw", lambda rng: row if next(turns) % 3 == 0 else FAMILIES["boolean"]().generate("train", next(turns)))
+    other = FAMILIES["boolean"]().generate("train", 0)
+    monkeypatch.setattr(source, "draw", lambda rng: other if next(turns) % 3 else row)
     maker = BatchMaker(source, writer, 16, (112,), seed=0)
     text = " ".join(str(writer.tokenizer.decode(tokens)) for tokens in maker.batch(0)[0].tokens)
-    assert maker.counts["evaluation_rows"] > 3 and normalise(row.text) not in normalise(text)
+    assert maker.counts[0][DROPPED_ROWS] > 3 and maker.counts[0][WRITTEN_ROWS] == 0
+    assert normalise(row.text) not in normalise(text)
+
+
+def test_evaluation_rows_that_are_written_are_counted(writer, monkeypatch):
+    row = FAMILIES["boolean"]().read("not ( True ) and ( True ) is")
+    maker = BatchMaker(QuestionSource({"boolean": 1.0}, {}, 0.0), writer, 16, (112,), seed=0)
+    document = writer.write(row, random.Random(0))
+    monkeypatch.setattr(maker, "_draw", lambda rng, counts: document)
+    maker.batch(7)
+    assert maker.counts[7][WRITTEN_ROWS] == 16
 
 
 def test_boolean_training_stays_away_from_the_length_of_the_file():
@@ -197,6 +242,16 @@ def test_unknown_families_and_shares_are_refused():
         QuestionSource({"lisp": 1.0}, {}, 0.0)
     with pytest.raises(ValueError, match="positive sum"):
         QuestionSource({"listops": 0.0}, {}, 0.0)
+    with pytest.raises(ValueError, match="unknown family 'lisp'"):
+        QuestionSource({"listops": 1.0}, {}, 0.0, {"lisp": {}})
+
+
+def test_options_of_a_family_reach_its_questions():
+    source = QuestionSource({"arithmetic": 1.0}, {"arithmetic": (5,)}, 0.5, {"arithmetic": {"far": 1.0}})
+    rng = random.Random(0)
+    questions = [source.draw(rng) for _ in range(60)]
+    assert min(abs(int(question.answer)) for question in questions) >= 40
+    assert {question.depth for question in questions} >= {3, 4, 5}
 
 
 def test_batches_depend_on_seed_and_step_alone(writer):
@@ -233,10 +288,30 @@ def test_the_fast_path_equals_the_decoder(tokenizer, writer):
     np.testing.assert_array_equal(part.targets[used], part.tokens.reshape(-1)[part.where[used] + 1])
 
 
+def test_numbers_start_on_circles(tokenizer):
+    config = DecoderConfig(tokenizer.vocab_size, 32, 64, 2, 4, 2, 8, rope_theta=1000.0)
+    before = init_backbone(config, jax.random.key(0))
+    after = place_numbers(before, tokenizer)
+    old, new = np.asarray(before.params["embed"]), np.asarray(after.params["embed"])
+    changed = {int(row) for row in np.flatnonzero((old != new).any(axis=1))}
+    assert changed == {index for index in range(tokenizer.vocab_size) if re.fullmatch(r" ?-?[0-9]+", tokenizer.decode([index]))}
+    assert abs(new.std() - old.std()) < 0.02 * old.std()
+    # Turning by 17 leads from any number to the one 17 further, whatever the number.
+    angles = 2 * np.pi * 17 / np.array(PERIODS)
+    for number in (-60, -3, 0, 41):
+        (row,), (target,) = tokenizer.encode(str(number)), tokenizer.encode(str(number + 17))
+        points = new[row, : 2 * len(PERIODS)].reshape(-1, 2) @ np.array([1, 1j])
+        turned = points * np.exp(1j * angles)
+        np.testing.assert_allclose(turned, new[target, : 2 * len(PERIODS)].reshape(-1, 2) @ np.array([1, 1j]), atol=1e-4)
+    assert len({tuple(circles(number).round(4)) for number in range(-99, 100)}) == 199
+    with pytest.raises(ValueError, match="hidden_size is 8; number embeddings need 16"):
+        place_numbers(init_backbone(DecoderConfig(tokenizer.vocab_size, 8, 16, 1, 2, 1, 4), jax.random.key(0)), tokenizer)
+
+
 def test_a_tiny_run_learns_resumes_and_exports(tmp_path, monkeypatch):
     """30 steps lower the loss; a run cut after 10 steps ends with the same weights as a straight one."""
-    export, again = tmp_path / "export", tmp_path / "again"
-    summary = train(small_config(export=str(export)), tmp_path / "run")
+    export, again = tmp_path / "run" / "export", tmp_path / "cut" / "export"
+    summary = train(small_config(), tmp_path / "run")
     log = [json.loads(line) for line in (export / "pretrain_log.jsonl").read_text().splitlines()]
     assert log[-1]["loss"] < 0.8 * log[0]["loss"] and log[-1]["step"] == 30
     assert set(summary["skills"]) == set(FAMILIES) and json.loads((export / "skills.json").read_text()) == summary
@@ -246,7 +321,7 @@ def test_a_tiny_run_learns_resumes_and_exports(tmp_path, monkeypatch):
     assert {path.name for path in export.iterdir()} == {
         "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "pretrain_log.jsonl", "skills.json"}
 
-    config = small_config(export=str(again))
+    config = small_config()
     whole = BatchMaker.batch
     with monkeypatch.context() as patch:
         # Stops three steps after a checkpoint, as a kill would.
@@ -259,7 +334,12 @@ def test_a_tiny_run_learns_resumes_and_exports(tmp_path, monkeypatch):
     steps = [json.loads(line)["step"] for line in (again / "pretrain_log.jsonl").read_text().splitlines()]
     assert steps == [5, 10, 15, 20, 25, 30]
     with pytest.raises(ValueError, match="another config"):
-        train(small_config(seed=1, export=str(again)), tmp_path / "run")
+        train(small_config(seed=1), tmp_path / "run")
+    misspelt = small_config()
+    misspelt.learning_rates = 1e-3
+    with pytest.raises(ValueError, match="config key 'learning_rates' is unknown; a pretraining config has exactly seed, decoder"):
+        train(misspelt, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
 
 
 def _stop():

@@ -1,6 +1,10 @@
-"""Claims 2 and 3: sampler and learner agree on every node and length; a slot touches only its own nodes given fixed messages."""
+"""Claims 2 and 3: sampler and learner agree on every node and length; a slot touches only its own nodes given fixed messages.
+
+Decoding stops early.
+"""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -9,9 +13,9 @@ import pytest
 
 from neuromas_jax.rl import Objective, written_log_probs
 from neuromas_jax.rl.update import loss_of_bank
-from neuromas_jax.rollout import replay
+from neuromas_jax.rollout import replay, rollout, sampler
 from neuromas_jax.rollout.distribution import log_distribution
-from tests.conftest import roll
+from tests.conftest import make_scene, roll
 
 learner = jax.jit(written_log_probs, static_argnums=0)
 KEY = jax.random.key(5)
@@ -23,16 +27,20 @@ def lengths(episodes):
 
 def run(scene, interventions=None, bank=None, key=KEY):
     keep = scene.keep if interventions is None else interventions
-    return roll(scene.program, scene.backbone, scene.bank if bank is None else bank, scene.questions, keep, key, jnp.asarray(False))
+    return roll(scene.program, scene.backbone, scene.bank if bank is None else bank, scene.questions, keep, key,
+                jnp.asarray(False))
 
 
 def forced_lengths(scene):
     """Every node forced: messages of 0 to M words, some ended by the end token and some cut."""
     shape = scene.keep.given_length.shape
     length = jnp.asarray(np.arange(np.prod(shape)).reshape(shape) % (scene.program.graph.message_tokens + 1), jnp.int32)
-    words = [i for i in range(scene.backbone.config.vocab_size) if i not in scene.program.sampling.forbidden and i != scene.program.sampling.end_id]
+    sampling = scene.program.sampling
+    words = [i for i in range(scene.backbone.config.vocab_size) if i not in sampling.forbidden and i != sampling.end_id]
     given = np.random.default_rng(0).choice(words, scene.keep.given.shape).astype(np.int32)
-    return dataclasses.replace(scene.keep, force=jnp.ones_like(scene.keep.force), given=jnp.asarray(given), given_length=length), length
+    forced = dataclasses.replace(
+        scene.keep, force=jnp.ones_like(scene.keep.force), given=jnp.asarray(given), given_length=length)
+    return forced, length
 
 
 def full_forward(scene, episodes):
@@ -143,7 +151,8 @@ def test_a_slot_touches_only_its_own_nodes(scene, gradients, slots):
         for old, new in zip(jax.tree.leaves(gradient), jax.tree.leaves(new_gradient)):
             others = [other for other in range(count) if other != slot]
             np.testing.assert_allclose(np.asarray(new)[others], np.asarray(old)[others], atol=1e-6)
-        assert max(float(jnp.abs(x[slot] - y[slot]).max()) for x, y in zip(jax.tree.leaves(gradient), jax.tree.leaves(new_gradient))) > 1e-4
+        assert max(float(jnp.abs(x[slot] - y[slot]).max())
+                   for x, y in zip(jax.tree.leaves(gradient), jax.tree.leaves(new_gradient))) > 1e-4
 
 
 def test_an_episode_does_not_depend_on_its_place_in_the_batch(scene):
@@ -154,3 +163,32 @@ def test_an_episode_does_not_depend_on_its_place_in_the_batch(scene):
     other = roll(scene.program, scene.backbone, scene.bank, turned, scene.keep, KEY, jnp.asarray(False))
     for one, two in zip(plain, other):
         np.testing.assert_array_equal(one.message, two.message[:, ::-1])
+
+
+def test_decoding_stops_when_every_row_has_ended(monkeypatch):
+    """Messages of at most 4 tokens, the end among them: the first token comes out of the prefill, every other one is a step."""
+    scene, steps = make_scene(), []
+    plain = sampler.reader
+
+    def counted(*options):
+        read = plain(*options)
+
+        def reader(adapters, tokens, *rest):
+            if tokens.shape[-1] == 1:
+                jax.debug.callback(lambda: steps.append(1))
+            return read(adapters, tokens, *rest)
+        return reader
+
+    monkeypatch.setattr(sampler, "reader", counted)
+    word = next(i for i in range(scene.backbone.config.vocab_size)
+                if i not in scene.program.sampling.forbidden and i != scene.program.sampling.end_id)
+    run = jax.jit(functools.partial(rollout, scene.program))
+    for words in (0, 1, 3, 4):
+        forced = dataclasses.replace(
+            scene.keep, force=jnp.ones_like(scene.keep.force), given=jnp.full_like(scene.keep.given, word),
+            given_length=jnp.full_like(scene.keep.given_length, words))
+        episodes = run(scene.backbone, scene.bank, scene.questions, forced, KEY)
+        jax.effects_barrier()
+        assert {int(x.max()) for x in lengths(episodes)} == {min(words + 1, 4)}
+        assert len(steps) == len(episodes) * (min(words + 1, 4) - 1)
+        steps.clear()

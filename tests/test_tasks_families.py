@@ -4,6 +4,7 @@ import ast
 import hashlib
 import random
 import re
+import string
 
 import pytest
 
@@ -14,10 +15,10 @@ from neuromas_jax.tasks.types import SPLITS
 GOLDEN = {
     "listops": "93384353a04708df",
     "modular": "f14ba2cb2f4dede5",
-    "boolean": "3216520d5f5606a2",
+    "boolean": "1c6bde87359f48fd",
     "strings": "90e2de710c91858b",
-    "navigate": "2c3fe905a3544647",
-    "arithmetic": "2d5b332de8d149b0",
+    "navigate": "b3629eca1cb1ef0e",
+    "arithmetic": "d265372034d52523",
     "parts": "d8e2d854f2735d57",
 }
 
@@ -89,6 +90,29 @@ def _operators(text):
     return {"answer" if root else chr(ord("A") + n): value for n, (_, value, root) in enumerate(found)}
 
 
+def _by_side(text):
+    """The same for arithmetic: A, C, E, ... for the first operand of the root and B, D, F, ... for the second, results first."""
+    def below(node):
+        return [*below(node.left), *below(node.right), node] if isinstance(node, ast.BinOp) else []
+
+    root = ast.parse(text, mode="eval").body
+    sides = [below(root.left)[::-1], below(root.right)[::-1]]
+    values = {chr(ord("A") + 2 * n + side): _value(node) for side in (0, 1) for n, node in enumerate(sides[side])}
+    return values | {"answer": _value(root)}
+
+
+def _by_level(text):
+    """The same for balanced trees: level by level from the root, each from left to right."""
+    def operands(node):
+        return node.args if isinstance(node, ast.Call) else [node.left, node.right]
+
+    level, values = [ast.parse(text, mode="eval").body], []
+    while level:
+        values += [_value(node) for node in level]
+        level = [below for node in level for below in operands(node) if not isinstance(below, ast.Constant)]
+    return dict(zip(("answer", *string.ascii_uppercase), values))
+
+
 def _after(text, node):
     """Where the operator after an operand stands: past the closing brackets."""
     at = node.end_col_offset
@@ -113,10 +137,62 @@ def test_expression_facts_equal_python_eval(name):
         text = _as_python(name, question.text)
         if name == "listops":  # commas between operands: after a digit or a bracket, before the next operand
             text = re.sub(r"([\d)]) (?=[\dA-Z])", r"\1, ", text)
-        expected = _operators(text)
+        expected = {"arithmetic": _by_side, "boolean": _operators}.get(name, _by_level)(text)
         if name == "modular":
             expected = {label: value % 10 for label, value in expected.items()}
         assert {fact.label: fact.value for fact in question.facts} == {k: str(v) for k, v in expected.items()}, question
+
+
+@pytest.mark.parametrize("name, text, needs", [
+    ("listops", "[MIN [MAX 3 5 ] [SM 2 7 ] ]", {"answer": ("A", "B")}),
+    ("listops", "[MIN [MAX [SM 1 2 ] 5 ] [SM 2 [MAX 0 4 ] ] ]", {"answer": ("A", "B"), "A": ("C",), "B": ("D",)}),
+    ("modular", "( ( ( 1 + 2 ) * ( 3 - 4 ) ) - ( ( 5 + 6 ) * ( 7 + 8 ) ) ) % 10 =",
+     {"answer": ("A", "B"), "A": ("C", "D"), "B": ("E", "F")}),
+])
+def test_labels_of_balanced_trees_say_how_far_from_the_answer_a_fact_is(name, text, needs):
+    found = {fact.label: fact.needs for fact in make_task(name).read(text).facts}
+    assert {label: below for label, below in found.items() if below} == needs
+
+
+def test_labels_of_brackets_do_not_depend_on_their_lengths():
+    """Chains need C for A, D for B and so on, at any length; a bracket that splits needs both of its parts."""
+    for text, needs in (
+        ("((1 * 2) - (5 + 6)) =", {"answer": ("A", "B")}),
+        ("((1 * 2 * 3 * 4) * (5 + 6)) =", {"answer": ("A", "B"), "A": ("C",), "C": ("E",)}),
+        ("((1 - 2 - 3) * (5 - 6 - 7 - 8)) =", {"answer": ("A", "B"), "A": ("C",), "B": ("D",), "D": ("F",)}),
+        ("((1 + 2 - 3 * 4) - (5 * 6 + 7 * 8)) =", {"answer": ("A", "B"), "A": ("E", "C"), "B": ("F", "D")}),
+        ("((1 + 2 + 3) - 4) =", {"answer": ("A",), "A": ("C",)}),
+    ):
+        facts = {fact.label: fact for fact in make_task("arithmetic").read(text).facts}
+        assert {label: fact.needs for label, fact in facts.items() if fact.needs} == needs, text
+        brackets = re.findall(r"\([^()]+\)", text)
+        assert [facts[label].value for label in "AB"[: len(brackets)]] == [str(eval(bracket)) for bracket in brackets]
+
+
+def test_drawn_arithmetic_stays_within_two_digits():
+    assert max(abs(int(fact.value)) for question in _sample("arithmetic") for fact in question.facts) <= 99
+    assert make_task("arithmetic").read("((9 * 9 * 9 + 1) + (1 + 1 + 1 + 1)) =").answer == "734"
+
+
+def test_uneven_arithmetic_has_one_bracket_of_the_depth():
+    task = make_task("arithmetic", uneven=True)
+    sizes = set()
+    for index in range(200):
+        text = task.generate("train", index, 4).text
+        left, right = (len(re.findall(r"-?\d", part)) for part in re.split(r"(?<=\)) [-+*] (?=\()", text))
+        sizes.add((left, right))
+        assert max(left, right) == 4
+    assert sizes == {(4, 4), (4, 3), (4, 2), (3, 4), (2, 4)}
+
+
+def test_far_arithmetic_draws_that_share_of_answers_far_from_zero():
+    def distances(**options):
+        task = make_task("arithmetic", **options)
+        return [abs(int(task.generate("train", index).answer)) for index in range(300)]
+
+    assert min(distances(far=1.0)) >= 40 and max(distances(far=1.0)) <= 99
+    some, none = (sum(d >= 40 for d in distances(far=far)) for far in (0.5, 0.0))
+    assert 150 < some < 240 and 40 < none < 110
 
 
 def test_walks_equal_a_simulator_on_complex_numbers():
@@ -156,6 +232,12 @@ def test_parts_views_and_shares():
         assert question.text == " ; ".join((question.common, *question.parts))
         assert question.view("all", 3) == question.text and question.view("common", 1) == question.common
         assert question.view("share", len(question.parts) + 1) == f"{question.common} ; {question.parts[1]}"
+        for width in range(1, 6):  # no part is in nobody's share, and none in two where there is one for each node
+            shares = [question.view("share", node, width).split(" ; ") for node in range(width)]
+            assert {share[0] for share in shares} == {question.common}
+            dealt = [part for share in shares for part in share[1:]]
+            assert set(dealt) == set(question.parts) and len(dealt) == max(width, len(question.parts))
+            assert all(question.parts[p] in shares[p % width] for p in range(len(question.parts)))
         whole = question.common
         for part in question.parts:
             name, tree = part.split(" = ")

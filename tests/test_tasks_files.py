@@ -1,5 +1,6 @@
 """BBH files, any JSONL, and the bars that a score must pass."""
 
+import dataclasses
 import gzip
 import json
 import re
@@ -9,6 +10,8 @@ from importlib import resources
 
 import pytest
 
+from neuromas_jax.config import parse
+from neuromas_jax.experiments.run import check, collect, run_experiment
 from neuromas_jax.tasks import FAMILIES, bbh, jsonl, make_task
 from neuromas_jax.tasks.shallow import GUESSES, bar, best_shallow, majority
 
@@ -51,7 +54,7 @@ def test_shallow_bars():
     start = time.process_time()
     walks = bar(bbh("navigate"), make_task("bbh", file="navigate"))
     assert time.process_time() - start < 6.0
-    assert walks.rule == "an even total means Yes" and walks.accuracy == 0.72
+    assert walks.rule == "parity of the total -> answer" and walks.accuracy == 0.72
     assert bar(bbh("boolean_expressions"), make_task("boolean")).accuracy > 0.75
     assert bar(bbh("multistep_arithmetic_two"), make_task("arithmetic")).accuracy < 0.05
     for name in FAMILIES:  # no rule solves what a graph is to learn
@@ -74,6 +77,46 @@ def test_shallow_needs_data():
         best_shallow([], [])
     with pytest.raises(ValueError, match="no questions to take the majority of"):
         majority([])
+
+
+def test_a_file_without_questions_to_fit_on_has_the_majority_and_the_guesses(tmp_path):
+    path = tmp_path / "mine.jsonl"
+    rows = [{"question": f"{n}, {n + 1} or 0?", "answer": str(n + n % 4 // 3)} for n in range(200)]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    only = jsonl(path, evaluation_only=True)
+    found = bar(only.questions("test"), only)
+    assert (found.rule, found.accuracy) == ("the first number", 0.75)
+    whole = jsonl(path)
+    few = dataclasses.replace(whole, rows={**whole.rows, "train": whole.rows["train"][:7]})
+    assert bar(few.questions("test"), few).rule == "the first number"
+    none = dataclasses.replace(whole, rows={**whole.rows, "train": ()})
+    same = [dataclasses.replace(question, answer="x") for question in none.questions("test")]
+    assert bar(same, none) == majority(same)
+
+
+def test_a_file_is_trained_on_and_evaluated_through_the_config(tmp_path):
+    """The same rows twice: dealt to the splits, and whole, for evaluation with what was trained on the first."""
+    family = make_task("listops")
+    dealt = {"train": 30, "validation": 3, "test": 7}  # the rows' own splits: the same hash deals a family and a file
+    rows = {q.text: q.answer for split, count in dealt.items() for q in (family.generate(split, n, 2) for n in range(count))}
+    path = tmp_path / "mine.jsonl"
+    path.write_text("".join(json.dumps({"question": text, "answer": answer}) + "\n" for text, answer in rows.items()))
+    values = dict(
+        families=dict(mine=dict(task="jsonl", options=dict(path=str(path)), buckets=(48,))),
+        methods=("single_equal_parameters",), rollout=dict(questions=2, group=2),
+        training=dict(steps=1, validation_questions=2))
+    trained = {}
+    for name, changes in (("trained", {}), ("whole", dict(
+            options=dict(path=str(path), evaluation_only=True), adapters=str(tmp_path / "trained" / "train" / "mine")))):
+        config = parse({**values, "families": dict(mine={**values["families"]["mine"], **changes})})
+        check(config, tmp_path / name)
+        run_experiment(config, tmp_path / name)
+        trained[name], = collect(config, tmp_path / name)
+    task = jsonl(path)
+    assert trained["trained"]["n"] == 7 and trained["whole"]["n"] == len(rows) == 40
+    assert trained["trained"]["shallow"] == bar(task.questions("test"), task).accuracy
+    assert trained["whole"]["shallow"] >= trained["whole"]["majority"] > 0
+    assert (tmp_path / "whole" / "report.md").exists()
 
 
 def _rows(count):

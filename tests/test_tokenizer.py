@@ -1,20 +1,35 @@
 """The tokenizer: one token a word, lossless for any text, no control token out of untrusted text, equal to AutoTokenizer."""
 
+import importlib.util
 import json
+from pathlib import Path
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 import pytest
 
+from neuromas_jax.backbone.huggingface import EMBEDDED
 from neuromas_jax.pretrain.vocabulary import CONTROL_TOKENS, LABELS, build_tokenizer, save_tokenizer, vocabulary_texts
 from neuromas_jax.tasks import FAMILIES
 from neuromas_jax.text.tokenizer import FileTokenizer, Tokenizer, load_tokenizer
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def config():
+    """What the embedded backbone is made from."""
+    path = Path(__file__).parents[1] / "configs" / "embedded_backbone.py"
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config()
+
+
+@pytest.fixture(scope="module")
+def folder(config, tmp_path_factory):
+    """The embedded backbone's tokenizer, built anew."""
     path = tmp_path_factory.mktemp("tokenizer")
-    save_tokenizer(build_tokenizer(vocabulary_texts([make() for make in FAMILIES.values()], 2000)), path)
+    every_family = [make() for make in FAMILIES.values()]
+    save_tokenizer(build_tokenizer(vocabulary_texts(every_family, config.vocabulary_questions)), path)
     return path
 
 
@@ -68,7 +83,9 @@ def test_any_text_comes_back(tokenizer, text):
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.lists(st.one_of(st.sampled_from([*CONTROL_TOKENS, "<", ">", " ", "\n", "7", "<think>"]), st.text(max_size=3))).map("".join))
+@given(st.lists(st.one_of(
+    st.sampled_from([*CONTROL_TOKENS, "<", ">", " ", "\n", "7", "<think>"]), st.text(max_size=3),
+)).map("".join))
 def test_untrusted_text_never_yields_a_control_token(tokenizer, text):
     assert not tokenizer.added_ids.intersection(tokenizer.encode(text))
 
@@ -78,9 +95,11 @@ def test_template_text_does(tokenizer):
     assert tokenizer.encode_template("<node> 2 3")[0] == CONTROL_TOKENS.index("<node>")
 
 
-def test_auto_tokenizer_gives_the_same_ids(folder, tokenizer):
+@pytest.mark.parametrize("shipped", [True, False], ids=["shipped", "built anew"])
+def test_auto_tokenizer_gives_the_same_ids(folder, shipped):
     transformers = pytest.importorskip("transformers")
-    auto = transformers.AutoTokenizer.from_pretrained(str(folder))
+    path = EMBEDDED if shipped else folder
+    auto, tokenizer = transformers.AutoTokenizer.from_pretrained(str(path)), load_tokenizer(path)
     texts = ["A 7 B -13", "<s> <node> 2 3", "größer 漢字 \n x", "", " two  blanks", "12345 ((-7 * 8)) ="]
     texts += [make().generate("validation", 3).text for make in FAMILIES.values()]
     for text in texts:
@@ -88,10 +107,16 @@ def test_auto_tokenizer_gives_the_same_ids(folder, tokenizer):
     assert (auto.pad_token_id, auto.eos_token_id, len(auto)) == (tokenizer.pad_id, tokenizer.end_id, tokenizer.vocab_size)
 
 
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json"])
+def test_the_shipped_tokenizer_is_what_the_config_builds(folder, name):
+    assert json.loads((EMBEDDED / name).read_text()) == json.loads((folder / name).read_text())
+
+
 def test_added_tokens_that_are_not_special_are_not_recognised_either(folder):
     definition = json.loads((folder / "tokenizer.json").read_text())
     size = len(definition["model"]["vocab"])
-    extra = {"id": size, "content": "<think>", "single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": False}
+    extra = {"id": size, "content": "<think>", "single_word": False, "lstrip": False, "rstrip": False,
+             "normalized": False, "special": False}
     definition["added_tokens"].append(extra)
     tokenizer = FileTokenizer(definition, "</s>", None)
     assert tokenizer.encode_template("<think>") == [size]

@@ -1,6 +1,7 @@
 """The pure update: who moves, who does not, by how much, and what the loss is divided by."""
 
 import dataclasses
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -34,7 +35,8 @@ def world(scene):
 
 def take(world, state, rewards=REWARDS, episodes=None, objective=PLAIN):
     scene = world[0]
-    return step(objective, OPTIMIZER, scene.program, scene.backbone, state, scene.episodes if episodes is None else episodes, rewards)
+    return step(objective, OPTIMIZER, scene.program, scene.backbone, state,
+                scene.episodes if episodes is None else episodes, rewards)
 
 
 def rows(tree, slot):
@@ -57,10 +59,25 @@ def test_groups_without_variance_change_nothing_at_all(world):
     assert not np.asarray(metrics.moved).any() and float(metrics.informative) == 0
 
 
+def test_the_gradient_is_that_of_the_credit_which_the_objective_names(world):
+    scene, state, _, _ = world
+    gradient = jax.jit(jax.grad(lambda bank, weights: loss_of_bank(
+        PLAIN, scene.program, scene.backbone, bank, scene.episodes, weights)[0]))
+    norms = []
+    for credit in ("leave_one_out", "grpo", "batch_mean"):
+        _, metrics = take(world, state, objective=Objective(credit=credit))
+        want = jax.vmap(optax.global_norm)(gradient(scene.bank, advantages(credit, REWARDS)))
+        np.testing.assert_allclose(metrics.gradient_norm, want, rtol=1e-4)
+        norms.append(np.asarray(want))
+    for one, other in itertools.combinations(norms, 2):
+        assert np.abs(one / other - 1).min() > 0.01  # so that none passes for another
+
+
 def test_a_slot_without_a_live_row_does_not_change_bit_for_bit(world):
     scene, _, moved, _ = world
     first = scene.episodes[0]
-    silent = dataclasses.replace(first, fired=first.fired.at[1].set(False), live=first.live.at[1].set(False), log_probs=first.log_probs.at[1].set(0))
+    silent = dataclasses.replace(first, fired=first.fired.at[1].set(False), live=first.live.at[1].set(False),
+                                 log_probs=first.log_probs.at[1].set(0))
     after, metrics = take(world, moved, episodes=(silent, scene.episodes[1]))
     assert metrics.moved.tolist() == [True, False, True]
     for part in ("bank", "moments"):
@@ -81,14 +98,15 @@ def test_a_node_that_fired_only_in_masked_groups_does_not_move(world):
 def test_every_slot_steps_as_optax_would_alone(world):
     """Clip, moments and learning rate by vmap, two steps, against one ordinary optimizer per slot."""
     scene, state, moved, metrics = world
-    gradient = jax.jit(jax.grad(
-        lambda bank: loss_of_bank(PLAIN, scene.program, scene.backbone, bank, scene.episodes, advantages("leave_one_out", REWARDS))[0]))
+    gradient = jax.jit(jax.grad(lambda bank: loss_of_bank(
+        PLAIN, scene.program, scene.backbone, bank, scene.episodes, advantages("leave_one_out", REWARDS))[0]))
     second, _ = take(world, moved)
     norms = np.asarray(metrics.gradient_norm)
     clips = norms > OPTIMIZER.clip
     assert clips.any(), norms
     for slot, rate in enumerate(state.learning_rate):
-        alone = optax.chain(optax.clip_by_global_norm(OPTIMIZER.clip), optax.adam(float(rate), OPTIMIZER.b1, OPTIMIZER.b2, OPTIMIZER.eps))
+        alone = optax.chain(optax.clip_by_global_norm(OPTIMIZER.clip),
+                            optax.adam(float(rate), OPTIMIZER.b1, OPTIMIZER.b2, OPTIMIZER.eps))
         bank = jax.tree.map(lambda x: x[slot], scene.bank)
         moments, before = alone.init(bank), state
         for after in (moved, second):
@@ -188,7 +206,8 @@ def test_the_loss_is_divided_by_a_constant():
     def twice(x):
         return jnp.concatenate([x, x], axis=3)
 
-    doubled = dataclasses.replace(episodes, message=twice(episodes.message), live=twice(episodes.live), log_probs=twice(episodes.log_probs))
+    doubled = dataclasses.replace(
+        episodes, message=twice(episodes.message), live=twice(episodes.live), log_probs=twice(episodes.log_probs))
     np.testing.assert_allclose(layer_loss(PLAIN, twice(log_probs), None, doubled, jnp.asarray(credit))[0], 2 * loss, rtol=1e-5)
 
     # a node's loss is the same in a layer of one

@@ -1,1 +1,4 @@
-"""What a finished experiment looks like: `report.write_report`, its plots, and the README's table (`python -m neuromas_jax.analysis.table`)."""
+"""What a finished experiment looks like: `report.write_report`, its plots, and the README's table.
+
+The table is made by `python -m neuromas_jax.analysis.table`.
+"""

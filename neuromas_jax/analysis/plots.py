@@ -50,7 +50,8 @@ def draw_curves(path: Path, family: str, metrics: dict[tuple[str, int], list[dic
         runs = [records for (name, _), records in metrics.items() if name == method]
         for records in runs:
             if len(runs) > 1:
-                axis.plot([r["step"] for r in records], [100 * r["accuracy"] for r in records], color=colour, linewidth=0.7, alpha=0.6)
+                axis.plot([r["step"] for r in records], [100 * r["accuracy"] for r in records],
+                          color=colour, linewidth=0.7, alpha=0.6)
             for record in records:
                 at_step.setdefault(record["step"], []).append(100 * record["accuracy"])
         steps = sorted(step for step, values in at_step.items() if len(values) == max(map(len, at_step.values())))
@@ -65,7 +66,7 @@ def draw_curves(path: Path, family: str, metrics: dict[tuple[str, int], list[dic
 
 
 def draw_results(path: Path, sets: list[SetResults]) -> Path:
-    """Accuracy of every method as bars with 95 % intervals, a dot per seed, and lines for chance, majority and the shallow rule."""
+    """Accuracy of every method as bars with 95 % intervals, a dot per seed; lines for chance, majority and the shallow rule."""
     methods = list(dict.fromkeys(method for one in sets for method in one.pools))
     figure, axes = panels(len(sets), 3, (3.3, 0.9 + 0.3 * len(methods)), sharey=True)
     for axis, one in zip(axes, sets):
@@ -79,7 +80,8 @@ def draw_results(path: Path, sets: list[SetResults]) -> Path:
             axis.plot([100 * value for value in pool.seeds().values()], [row] * len(pool.records), "o", color="white",
                       markeredgecolor="black", markersize=3.2, markeredgewidth=0.7)
             axis.text(104, row, f"{mean:.0f}", va="center", fontsize=8)
-        lines = ((one.facts["chance"], "chance", ":"), (one.facts["majority"], "majority", "--"), (one.facts["shallow"], "shallow rule", "-."))
+        lines = ((one.facts["chance"], "chance", ":"), (one.facts["majority"], "majority", "--"),
+                 (one.facts["shallow"], "shallow rule", "-."))
         for value, name, style in lines:
             axis.axvline(100 * value, color="black", linestyle=style, linewidth=1.0, label=name)
         axis.set(xlim=(0, 115), xticks=(0, 25, 50, 75, 100), yticks=range(len(methods)))
@@ -126,21 +128,27 @@ def node_name(graph: TextGraph, node: int) -> str:
 
 
 def draw_labels(path: Path, family: str, graph: TextGraph, runs: dict[int, list[dict]]) -> Path:
-    """What each node writes about, over training: rows nodes, columns evaluation steps, in the cell the commonest label and its share."""
+    """What each node writes about, over training.
+
+    Rows are nodes, columns evaluation steps; in the cell stand the commonest label and its share.
+    """
     runs = dict(list(runs.items())[:MOST_PANELS])
     palette = label_palette(list(runs.values()))
     longest = min(max(map(len, runs.values())), MOST_COLUMNS)
     figure, axes = panels(len(runs), 3, (1.0 + 0.75 * max(longest, 3), 1.0 + 0.42 * graph.size))
     for axis, (seed, records) in zip(axes, runs.items()):
-        shown = [records[i] for i in sorted({round(x) for x in np.linspace(0, len(records) - 1, min(len(records), MOST_COLUMNS))})]
+        chosen = sorted({round(x) for x in np.linspace(0, len(records) - 1, min(len(records), MOST_COLUMNS))})
+        shown = [records[i] for i in chosen]
         for column, record in enumerate(shown):
             for node, (label, share) in enumerate(zip(record["nodes"]["label"], record["nodes"]["label_share"])):
                 axis.add_patch(Rectangle((column, node), 1, 1, facecolor=tint(palette[label], share), edgecolor="white"))
                 axis.text(column + 0.5, node + 0.4, short(label), ha="center", va="center", fontsize=9, parse_math=False)
-                axis.text(column + 0.5, node + 0.77, f"{100 * share:.0f} %", ha="center", va="center", fontsize=6, color="#333333")
+                axis.text(column + 0.5, node + 0.77, f"{100 * share:.0f} %", ha="center", va="center",
+                          fontsize=6, color="#333333")
         for layer in range(1, graph.rounds):
             axis.axhline(graph.nodes(layer).start, color="black", linewidth=1.0)
-        axis.set(xlim=(0, len(shown)), ylim=(graph.size, 0), xticks=np.arange(len(shown)) + 0.5, yticks=np.arange(graph.size) + 0.5)
+        axis.set(xlim=(0, len(shown)), ylim=(graph.size, 0),
+                 xticks=np.arange(len(shown)) + 0.5, yticks=np.arange(graph.size) + 0.5)
         axis.set_xticklabels([str(record["step"]) for record in shown], fontsize=8)
         axis.set_yticklabels([node_name(graph, node) for node in range(graph.size)], fontsize=8)
         axis.set_title(f"seed {seed}", fontsize=9)
@@ -162,7 +170,10 @@ def positions(graph: TextGraph) -> list[tuple[float, float]]:
 
 
 def draw_graph(path: Path, family: str, graph: TextGraph, runs: dict[int, list[dict]]) -> Path:
-    """The trained graph of the first seed: per node its commonest label and share, entropy, and what accuracy loses when it is blanked."""
+    """The trained graph of the first seed.
+
+    Per node its commonest label and share, entropy, and what accuracy loses when it is blanked.
+    """
     seed, records = next(iter(runs.items()))
     nodes, step = records[-1]["nodes"], records[-1]["step"]
     palette, places = label_palette(list(runs.values())), positions(graph)

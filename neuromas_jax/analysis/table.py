@@ -32,8 +32,8 @@ def readme_table(records: list[dict]) -> str:
         name = f"{one.title} (n {one.facts['n']}, {seeds} seed{'s' * (seeds > 1)})"
         rows.append([name, *values, percent(one.facts["majority"]), percent(one.facts["shallow"])])
     header = ["accuracy, %", *COLUMNS, "majority", "shallow"]
-    note = ("Mean over seeds. In brackets, for the graph and its best rival: 95 % Wilson interval of all seeds' answers pooled, which holds "
-            "the backbone and the questions fixed.")
+    note = ("Mean over seeds. In brackets, for the graph and its best rival: "
+            "95 % interval of that mean over questions and seeds (`analysis/pooling.py`), for this backbone.")
     return "\n".join([*table(header, rows), note])
 
 

@@ -14,7 +14,10 @@ from jaxtyping import Array, Bool, Float
 MASKED = -1e30  # finite, so that a row that may look nowhere (padding) gives numbers, never nan
 
 Block = tuple[Float[Array, "_B _g _K _S _H"], Float[Array, "_B _g _K _S _H"], Bool[Array, "_B _g _t _S"]]
-"""Keys and values `[B, g, K, S, H]`, and which of them each query may look at `[B, g, t, S]`: `g` is the group or 1, `t` the queries or 1."""
+"""Keys and values `[B, g, K, S, H]`, and which of them each query may look at `[B, g, t, S]`.
+
+`g` is the group or 1, `t` the queries or 1.
+"""
 
 
 def attend(q: Float[Array, "B G Q T H"], blocks: list[Block]) -> Float[Array, "B G Q T H"]:

@@ -19,7 +19,7 @@ import numpy as np
 
 from neuromas_jax.backbone.attention import attend
 
-UNROLL = 4  # so few layers are written out, not scanned: each then keeps a cache array of its own, which nothing slices
+UNROLL = 12  # so few layers are written out, not scanned: each then keeps a cache array of its own, which nothing slices
 LINEAR_SITES = ("q", "k", "v", "o", "gate", "up", "down")
 
 
@@ -155,22 +155,26 @@ class Decoder(nnx.Module):
             states = []
             for number in range(config.num_hidden_layers):
                 inputs = jax.tree.map(lambda x: x[number], stacked)
-                pasts, mine = [(block.k[number], block.v[number]) for block in past], cached and (cached[0][number], cached[1][number])
+                pasts = [(block.k[number], block.v[number]) for block in past]
+                mine = cached and (cached[0][number], cached[1][number])
                 hidden, _, state = layer(hidden, *inputs, pasts, mine)
                 states.append(state)
             k, v = zip(*states)
         else:
 
             def scanned(carry, inputs):
-                hidden, cached = carry  # as an output of the scan the cache would be written whole at every token; carried, it is not
+                # As an output of the scan the cache would be written whole at every token; carried, it is not.
+                hidden, cached = carry
                 number, *inputs = inputs
-                hidden, new, _ = layer(hidden, *inputs, cached and tuple(jax.lax.dynamic_index_in_dim(x, number, 0, False) for x in cached))
+                mine = cached and tuple(jax.lax.dynamic_index_in_dim(x, number, 0, False) for x in cached)
+                hidden, new, _ = layer(hidden, *inputs, mine)
                 if cached is None:
                     return (hidden, None), new
                 return (hidden, tuple(put(x, part[None], number, at) for x, part in zip(cached, new))), None
 
             numbers = jnp.arange(config.num_hidden_layers)
-            (hidden, cached), new = jax.lax.scan(scanned, (hidden, cached), (numbers, *stacked, [(block.k, block.v) for block in past]))
+            (hidden, cached), new = jax.lax.scan(
+                scanned, (hidden, cached), (numbers, *stacked, [(block.k, block.v) for block in past]))
             k, v = new if cached is None else cached
         return rms_norm(hidden, self.final_norm[...], config.rms_norm_eps), KV(k, v, columns)
 

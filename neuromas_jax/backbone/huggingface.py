@@ -140,8 +140,8 @@ def check_vocabulary(config: DecoderConfig, tokenizer: Any) -> None:
     for name in ("pad_id", "end_id"):
         value = getattr(tokenizer, name)
         if not 0 <= value < tokenizer.vocab_size:
-            raise ValueError(f"the tokenizer's {name} is {value}, must be in 0..{tokenizer.vocab_size - 1}. Use the tokenizer.json "
-                             "and tokenizer_config.json that came with the weights.")
+            raise ValueError(f"the tokenizer's {name} is {value}, must be in 0..{tokenizer.vocab_size - 1}. "
+                             "Use the tokenizer.json and tokenizer_config.json that came with the weights.")
 
 
 # ---------------------------------------------------------------------------------------------------------------- families
@@ -159,18 +159,21 @@ def _read_qwen3(fields: Mapping[str, Any], where: str) -> dict[str, Any]:
         raise ValueError(f"{where}: num_attention_heads is {heads}, must be a multiple of num_key_value_heads "
                          f"({sizes['num_key_value_heads']}). Correct the file.")
     if sizes["head_dim"] % 2:
-        raise ValueError(f"{where}: head_dim is {sizes['head_dim']}, must be even: rotary embedding turns pairs. Correct the file.")
+        raise ValueError(f"{where}: head_dim is {sizes['head_dim']}, must be even: rotary embedding turns pairs. "
+                         "Correct the file.")
     for name, allowed in (("hidden_act", ("silu",)), ("attention_bias", (False,)), ("use_sliding_window", (False,))):
         if fields.get(name, allowed[0]) not in allowed:
             raise ValueError(f"{where}: {name} is {fields[name]!r}, this decoder only has {', '.join(map(repr, allowed))}. "
                              "Choose a model without it.")
     other = sorted(set(fields.get("layer_types") or ()) - {"full_attention"})
     if other:
-        raise ValueError(f"{where}: layer_types holds {other[0]!r}, this decoder only has 'full_attention'. Choose a model without it.")
+        raise ValueError(f"{where}: layer_types holds {other[0]!r}, this decoder only has 'full_attention'. "
+                         "Choose a model without it.")
     rope = fields.get("rope_parameters") or fields.get("rope_scaling") or {}
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind != "default":
-        raise ValueError(f"{where}: rope_type is {kind!r}, this decoder only has 'default'. Choose a model without scaled positions.")
+        raise ValueError(f"{where}: rope_type is {kind!r}, this decoder only has 'default'. "
+                         "Choose a model without scaled positions.")
     theta = rope.get("rope_theta", fields.get("rope_theta"))
     if isinstance(theta, bool) or not isinstance(theta, (int, float)) or theta <= 1:
         raise ValueError(f"{where}: rope_theta is {theta!r}, must be a number above 1 (Qwen3 has 1000000). Add it to the file.")
@@ -252,8 +255,8 @@ class _Tensors:
             self._open(folder / name)
         for tensor, name in places.items():
             if self.paths.get(tensor) != folder / name:
-                raise ValueError(f"{folder / name} holds no tensor {tensor}, and {INDEX} says it does. Copy shards and index again, "
-                                 "from one and the same model.")
+                raise ValueError(f"{folder / name} holds no tensor {tensor}, and {INDEX} says it does. "
+                                 "Copy shards and index again, from one and the same model.")
 
     def _open(self, path: pathlib.Path) -> None:
         try:
@@ -261,8 +264,8 @@ class _Tensors:
             names = list(file.keys())
         except SafetensorError as error:
             head = path.open("rb").read(24)
-            hint = "It is a Git LFS pointer, not the weights: run `git lfs pull`." if head.startswith(b"version https://git-lfs") \
-                else "It is truncated or damaged: copy it again."
+            hint = ("It is a Git LFS pointer, not the weights: run `git lfs pull`."
+                    if head.startswith(b"version https://git-lfs") else "It is truncated or damaged: copy it again.")
             raise ValueError(f"{path} ({path.stat().st_size} bytes) is no complete safetensors file: {error}. {hint}") from None
         self.files.update(dict.fromkeys(names, file))
         self.paths.update(dict.fromkeys(names, path))
@@ -271,24 +274,26 @@ class _Tensors:
         missing = sorted(expected - set(self.files))
         if missing:
             hint = " (or set tie_word_embeddings in config.json, if the head is the embedding)" if missing == [LM_HEAD] else ""
-            raise ValueError(f"the weights lack tensor {missing[0]}{_more(missing)}, which {CONFIG} ({config.num_hidden_layers} decoder "
-                             f"layers) asks for. Use weights and {CONFIG} of one and the same model{hint}.")
+            raise ValueError(f"the weights lack tensor {missing[0]}{_more(missing)}, which {CONFIG} "
+                             f"({config.num_hidden_layers} decoder layers) asks for. "
+                             f"Use weights and {CONFIG} of one and the same model{hint}.")
         # A tied head is stored twice by some tools, rotary frequencies by old ones; both say nothing new.
         known = {LM_HEAD} if config.tie_word_embeddings else set()
         surplus = sorted(x for x in set(self.files) - expected - known if not x.endswith("rotary_emb.inv_freq"))
         if surplus:
-            raise ValueError(f"{self.paths[surplus[0]]} holds tensor {surplus[0]}{_more(surplus)}, for which a {config.model_type} decoder "
-                             f"of {config.num_hidden_layers} layers has no place. Use weights and {CONFIG} of one and the same model.")
+            raise ValueError(f"{self.paths[surplus[0]]} holds tensor {surplus[0]}{_more(surplus)}, for which a "
+                             f"{config.model_type} decoder of {config.num_hidden_layers} layers has no place. "
+                             f"Use weights and {CONFIG} of one and the same model.")
 
     def read(self, name: str, shape: tuple[int, ...], dtype: str) -> np.ndarray:
         part = self.files[name].get_slice(name)
         stored, found = part.get_dtype(), tuple(part.get_shape())
         if found != shape:
-            raise ValueError(f"{self.paths[name]}: tensor {name} has shape {found}, must be {shape} by {CONFIG}. Use weights and {CONFIG} "
-                             "of one and the same model.")
+            raise ValueError(f"{self.paths[name]}: tensor {name} has shape {found}, must be {shape} by {CONFIG}. "
+                             f"Use weights and {CONFIG} of one and the same model.")
         if stored not in STORED_DTYPES:
-            raise ValueError(f"{self.paths[name]}: tensor {name} is stored as {stored}, must be one of {', '.join(STORED_DTYPES)}. Use "
-                             "the model's unquantised weights.")
+            raise ValueError(f"{self.paths[name]}: tensor {name} is stored as {stored}, must be one of "
+                             f"{', '.join(STORED_DTYPES)}. Use the model's unquantised weights.")
         return self.files[name].get_tensor(name).astype(jnp.dtype(dtype), copy=False)
 
 
@@ -307,8 +312,9 @@ def _positive(fields: Mapping[str, Any], name: str, where: str, default: int | N
 def _folder(folder: str | os.PathLike) -> pathlib.Path:
     path = pathlib.Path(folder)
     if not path.is_dir():
-        raise FileNotFoundError(f"backbone folder {str(folder)!r} does not exist. Name a local folder with config.json and "
-                                "model.safetensors; for a model of the Hub, `hf download OWNER/NAME --local-dir FOLDER` makes one.")
+        raise FileNotFoundError(f"backbone folder {str(folder)!r} does not exist. "
+                                "Name a local folder with config.json and model.safetensors; "
+                                "for a model of the Hub, `hf download OWNER/NAME --local-dir FOLDER` makes one.")
     return path
 
 

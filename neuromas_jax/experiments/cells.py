@@ -1,4 +1,7 @@
-"""Cells of an experiment: one training (or sweep trial) each, in a folder of its own, done once, by whichever process takes it."""
+"""Cells of an experiment: one training (or sweep trial) each, in a folder of its own.
+
+Each is done once, by whichever process takes it.
+"""
 
 import contextlib
 import dataclasses
@@ -32,23 +35,27 @@ def trained_methods(config: Config, family: str) -> list[str]:
     return list(dict.fromkeys(name for name in names if name))
 
 
+def training_steps(config: Config, family: str) -> int:
+    return config.families[family].steps or config.training.steps
+
+
 def sweep_cells(config: Config, family: str) -> list[Cell]:
     sweep = config.sweep
-    return [Cell(family, method, sweep.seed, rate, sweep.steps)
+    return [Cell(family, method, sweep.seed, rate, sweep.steps or training_steps(config, family))
             for method in trained_methods(config, family) for rate in sweep.learning_rates]
 
 
 def learning_rate(config: Config, workdir: Path, family: str, method: str) -> float:
     """The swept rate with the best validation accuracy (the lowest of equals), or the config's where nothing is swept."""
     if not config.sweep.learning_rates:
-        return config.learning_rate.get(method, config.learning_rate.get("default", config.optimizer.learning_rate))
+        return config.learning_rate.get(method, config.learning_rate["default"])
     results = [(read_done(cell.folder(workdir, "sweep"))["validation"], -cell.learning_rate)
                for cell in sweep_cells(config, family) if cell.method == method]
     return -max(results)[1]
 
 
 def train_cells(config: Config, workdir: Path, family: str) -> list[Cell]:
-    return [Cell(family, method, seed, learning_rate(config, workdir, family, method), config.training.steps)
+    return [Cell(family, method, seed, learning_rate(config, workdir, family, method), training_steps(config, family))
             for method in trained_methods(config, family) for seed in config.seeds]
 
 

@@ -6,7 +6,7 @@ import functools
 import jax
 
 from neuromas_jax.config import Config
-from neuromas_jax.tasks import Question, bbh_task, make_task
+from neuromas_jax.tasks import FileTask, Question, bbh_task, make_task
 from neuromas_jax.tasks.shallow import bar, majority
 from neuromas_jax.train.batches import distinct_questions
 from neuromas_jax.train.evaluate import evaluate
@@ -29,11 +29,15 @@ class EvaluationSet:
     questions: list[Question]
     depth: int | None
 
-    @functools.cached_property
-    def bars(self) -> dict:
-        """Accuracy of a uniform guess, of the most frequent answer, and of the best shallow rule, with that rule's name."""
-        rule = bar(self.questions, self.task)
-        return {"chance": self.task.chance, "majority": majority(self.questions).accuracy, "shallow": rule.accuracy, "shallow_rule": rule.rule}
+    @functools.cache
+    def bars(self, asked: tuple[Question, ...]) -> dict:
+        """Accuracy of a uniform guess, of the most frequent answer, and of the best shallow rule, with that rule's name.
+
+        asked: the questions of the set that were asked. All that have the same share the work.
+        """
+        rule = bar(asked, self.task)
+        return {"chance": self.task.chance, "majority": majority(asked).accuracy,
+                "shallow": rule.accuracy, "shallow_rule": rule.rule}
 
 
 def evaluation_sets(config: Config, family_name: str) -> dict[tuple, EvaluationSet]:
@@ -51,7 +55,7 @@ def _sets(name: str, task_name: str, options: tuple, files: tuple, count: int) -
         if questions:
             found[set_name, depth] = EvaluationSet(set_name, judge, questions, depth)
 
-    if hasattr(task, "questions"):
+    if isinstance(task, FileTask):
         add(name, task, distinct_questions(task, "test", None, 10**9), None)
     else:
         for depth in task.depths:
@@ -71,8 +75,9 @@ def evaluate_method(compiled: Compiled, bank, sets: dict, family: str, seed: int
         low, high = scores.interval
         records.append({
             "method": method.name, "topology": str(method.graph), "family": family, "set": chosen.name, "depth": chosen.depth,
-            "seed": seed, "n": scores.n, "accuracy": scores.accuracy, "low": low, "high": high, **chosen.bars, "format_rate": scores.format_rate,
-            "truncated": scores.truncated, "top_answer_share": scores.top_answer_share, "too_long": scores.too_long,
+            "seed": seed, "n": scores.n, "accuracy": scores.accuracy, "low": low, "high": high, **chosen.bars(scores.asked),
+            "format_rate": scores.format_rate, "truncated": scores.truncated,
+            "top_answer_share": scores.top_answer_share, "too_long": scores.too_long,
             "calls": method.calls, "rounds": method.rounds, "tokens": scores.tokens,
             "trainable_parameters": compiled.run.trainable_parameters if method.trained_as else 0, "learning_rate": learning_rate,
         })

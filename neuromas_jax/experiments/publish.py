@@ -2,9 +2,12 @@
 
     python -m neuromas_jax.experiments.publish runs/reference results/reference
 
-Results, report and plots; of every trained cell its summary; the graphs' adapters; and for the families below, which the quickstart
-evaluates, the adapters of the graph's rivals. Checkpoints, events and metrics stay behind. An unfinished experiment goes on from a
-copy of the published folder: finished cells are not done again.
+Results, report and plots; of every trained cell its summary and metrics; the graphs' adapters and episodes; and for the families
+below, which the quickstart evaluates, the adapters of the graph's rivals. Checkpoints and events stay behind.
+
+An unfinished experiment goes on from a copy of the published folder: what is finished is not done again. A rival whose adapters
+were left out counts as finished while its evaluations hold; where one must be made again (more test questions, another method
+that uses its adapters), it is trained again first.
 """
 
 from pathlib import Path
@@ -12,15 +15,25 @@ import shutil
 import sys
 
 RIVALS_FOR = ("boolean",)  # seed 0
+STAGES = ("sweep", "train", "evaluation")
 
 
 def publish(workdir: Path, target: Path) -> list[Path]:
-    """Returns the files written. Raises ValueError if the workdir holds no results."""
+    """Returns the files written; what was published there before is removed. Raises ValueError if the workdir holds no results,
+    or is itself the target."""
     if not (workdir / "results.jsonl").exists():
         raise ValueError(f"{workdir} holds no results.jsonl; run the experiment first")
+    if workdir.resolve() == target.resolve():
+        raise ValueError(f"{target} is the experiment's own folder; give another one to publish into")
+    for stage in STAGES:
+        shutil.rmtree(target / stage, ignore_errors=True)
+    for old in (*target.glob("*.md"), *target.glob("*.png")):
+        old.unlink()
     target.mkdir(parents=True, exist_ok=True)
     chosen = [workdir / "results.jsonl", *workdir.glob("*.md"), *workdir.glob("*.png")]
-    chosen += [path for stage in ("sweep", "train", "evaluation") for path in sorted(workdir.glob(f"{stage}/*/*/done.json"))]
+    chosen += [path for stage in STAGES for path in sorted(workdir.glob(f"{stage}/*/*/done.json"))]
+    chosen += sorted(workdir.glob("train/*/*/metrics.jsonl"))  # the report of an experiment that goes on draws them again
+    chosen += sorted(workdir.glob("train/*/graph_seed*/episodes.txt"))
     chosen += sorted(workdir.glob("train/*/graph_seed*/adapters.safetensors"))
     for family in RIVALS_FOR:
         chosen += sorted(path for path in workdir.glob(f"train/{family}/*_seed0/adapters.safetensors") if path not in chosen)

@@ -27,7 +27,8 @@ class Layer:
       width: number of nodes.
       message_tokens: most tokens a node writes (2 or more); a shorter message closes with the end token.
       reads: indices of the earlier layers whose messages every node of this layer may read.
-      view: what of the question a node sees: "all"; its "share" of a question in parts; only what is "common" to the parts.
+      view: what of the question a node sees: "all"; its "share" of a question in parts (see `TextGraph.shares`); only what is
+        "common" to the parts.
       edges: None (every node reads every sender), or one row per node of this layer with one bool per sender, senders in the
         order of `reads`.
     """
@@ -69,7 +70,8 @@ class TextGraph:
                 allowed = f"0 to {number - 1}" if number else "none (the first layer reads only the question)"
                 raise ValueError(f"{name} reads layer {wrong[0]}, itself or a later one; allowed are {allowed}")
             if number and not layer.reads:
-                raise ValueError(f"{name} reads no layer, so nothing before it can reach it; let it read one of 0 to {number - 1}")
+                raise ValueError(f"{name} reads no layer, so nothing before it can reach it; "
+                                 f"let it read one of 0 to {number - 1}")
             if layer.edges is not None:
                 senders = sum(self.layers[source].width for source in layer.reads)
                 shape = (len(layer.edges), sorted({len(row) for row in layer.edges}))
@@ -119,6 +121,14 @@ class TextGraph:
         """One row per node of the layer, one bool per sender."""
         edges = self.layers[layer].edges
         return edges if edges is not None else ((True,) * len(self.senders(layer)),) * self.layers[layer].width
+
+    @property
+    def shares(self) -> int:
+        """How many shares a question in parts is dealt into: one for each node of the first layer that sees shares, else 1.
+
+        Later layers look at the same shares again, so that every part is in the share of some node.
+        """
+        return next((layer.width for layer in self.layers if layer.view == "share"), 1)
 
     def views(self) -> tuple[tuple[str, int], ...]:
         """The distinct (view, share) pairs that the nodes see; share is 0 unless the view is "share"."""
@@ -178,7 +188,8 @@ def text_graph(
     def per_layer(name, value, single):
         values = [value] * len(widths) if isinstance(value, single) else list(value)
         if len(values) != len(widths):
-            raise ValueError(f"{name} has {len(values)} entries for the {len(widths)} layers of {topology}; give one, or one per layer")
+            raise ValueError(f"{name} has {len(values)} entries for the {len(widths)} layers of {topology}; "
+                             "give one, or one per layer")
         return values
 
     if isinstance(reads, str):
@@ -216,7 +227,8 @@ def node_slots(graph: TextGraph, sharing: str | Sequence[int] = "per_node") -> t
         return named[sharing]
     slots = tuple(int(slot) for slot in sharing)
     if len(slots) != graph.size:
-        raise ValueError(f"the slot map has {len(slots)} entries; {graph} has {graph.size} nodes, so give {graph.size} slot numbers")
+        raise ValueError(f"the slot map has {len(slots)} entries; "
+                         f"{graph} has {graph.size} nodes, so give {graph.size} slot numbers")
     if sorted(set(slots)) != list(range(max(slots) + 1)):
         raise ValueError(f"the slot map {slots} leaves slots out; number them 0 to {len(set(slots)) - 1}")
     return slots

@@ -1,7 +1,8 @@
 """What a trained graph is compared with, all over the same rollout, prompts, parser and accounting.
 
 A method is a graph, a slot map and a rank: no method has a loop of its own. Where one method only evaluates what another has
-trained, `trained_as` names it.
+trained, `trained_as` names it. Budgets are counted in message tokens, so they stay equal where layers write messages of
+unequal length.
 """
 
 import dataclasses
@@ -34,7 +35,7 @@ class Method:
 
     @property
     def calls(self) -> int:
-        """Model calls per question."""
+        """Model calls per question: every node once, for every vote."""
         return self.graph.size * self.votes
 
     @property
@@ -47,6 +48,7 @@ METHODS = (
     "graph", "graph_untrained", "graph_shared_adapter", "graph_blanked", "graph_shuffled", "single_equal_parameters",
     "single_equal_tokens", "chain_equal_calls", "vote_equal_tokens",
 )
+TRAINED = ("graph", "graph_shared_adapter", "single_equal_parameters", "single_equal_tokens", "chain_equal_calls")
 
 
 def check_methods(names) -> None:
@@ -65,19 +67,27 @@ def make_method(name: str, config: Config, family: FamilyConfig) -> Method:
     - `graph_untrained`: the same with new adapters: the bare backbone in every node.
     - `graph_shared_adapter`: one slot for all nodes, of rank r times the number of slots: equal total rank.
     - `graph_blanked`, `graph_shuffled`: the trained graph whose readers find empty messages, or those of another question.
-    - `single_equal_parameters`: one call, a message as long as the readout's, one adapter of the total rank.
+    - `single_equal_parameters`: one call, a message as long as the longest of a node, one adapter of the total rank.
     - `single_equal_tokens`: one call whose one message has the whole graph's token budget; the total rank.
     - `chain_equal_calls`: one agent (one adapter of the total rank) called as often as the graph has nodes, each call reading
-      all its earlier messages.
-    - `vote_equal_tokens`: majority of as many sampled answers of `single_equal_parameters` as the graph has nodes.
+      all its earlier messages and writing one as long as the node's in its place, layer by layer.
+    - `vote_equal_tokens`: majority of sampled answers of `single_equal_parameters`, as many as reach the graph's token budget:
+      one for each node where all messages are equally long.
+
+    Raises:
+      ValueError: an unknown method, a graph that cannot be built, or one whose last layer has several nodes.
     """
     check_methods([name])
     options = config.graph
-    graph = text_graph(options.topology, family.message_tokens, options.reads, family.view, options.edges)
+    topology = family.topology or options.topology
+    graph = text_graph(topology, family.message_tokens, family.reads or options.reads, family.view, options.edges)
+    if graph.layers[-1].width > 1:
+        raise ValueError(f"topology {topology!r} ends in a layer of {graph.layers[-1].width} nodes, but only one answer "
+                         "is rewarded; the last layer must have one node, such as '4-2-1'")
     slots = node_slots(graph, options.slots)
     rank = config.adapters.rank
     total = (rank * (max(slots) + 1),)
-    last = graph.layers[-1].message_tokens
+    longest = max(layer.message_tokens for layer in graph.layers)
     if name.startswith("graph"):
         if name == "graph_shared_adapter":
             return Method(name, graph, node_slots(graph, "shared"), total, name)
@@ -85,10 +95,12 @@ def make_method(name: str, config: Config, family: FamilyConfig) -> Method:
         messages = {"graph_blanked": "blanked", "graph_shuffled": "shuffled"}.get(name, "kept")
         return Method(name, graph, slots, ranks, None if name == "graph_untrained" else "graph", messages)
     if name == "chain_equal_calls":
-        chain = text_graph("-".join("1" * graph.size), last, "all")
+        lengths = [layer.message_tokens for layer in graph.layers for _ in range(layer.width)]
+        chain = text_graph("-".join("1" * graph.size), lengths, "all")
         return Method(name, chain, node_slots(chain, "shared"), total, name)
-    length = graph.token_budget if name == "single_equal_tokens" else last
+    length = graph.token_budget if name == "single_equal_tokens" else longest
     single = text_graph("1", length)
     if name == "vote_equal_tokens":
-        return Method(name, single, (0,), total, "single_equal_parameters", votes=graph.size)
+        votes = -(-graph.token_budget // longest)
+        return Method(name, single, (0,), total, "single_equal_parameters", votes=votes)
     return Method(name, single, (0,), total, name)

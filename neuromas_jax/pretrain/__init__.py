@@ -1,1 +1,4 @@
-"""Trains the embedded backbone: tokenizer, documents, loop. `python -m neuromas_jax.pretrain --config=configs/embedded_backbone.py`."""
+"""Trains the embedded backbone: tokenizer, documents, loop.
+
+    python -m neuromas_jax.pretrain --config=configs/embedded_backbone.py
+"""

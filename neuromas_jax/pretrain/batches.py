@@ -15,7 +15,8 @@ from neuromas_jax.tasks import FAMILIES, Question, Task
 from neuromas_jax.tasks.splits import is_evaluation_row
 
 INDICES = 2**40  # of training questions: so many that none is drawn twice on purpose
-DROPPED_ROWS = "evaluation_rows"
+WRITTEN_ROWS = "evaluation_rows_in_documents"
+DROPPED_ROWS = "evaluation_rows_dropped"
 DROPPED_LONG = "too_long"
 TARGET_SHARE = 0.3  # room for targets in a part, of its tokens; a fifth is usual
 
@@ -23,19 +24,23 @@ TARGET_SHARE = 0.3  # room for targets in a part, of its tokens; a fifth is usua
 class QuestionSource:
     """Draws questions of the families' mixture; the deeper ones beside each family's own training mixture.
 
-    families: name -> share. extra_depths: name -> depths that are drawn with probability `extra_share`.
+    families: name -> share. extra_depths: name -> depths that are drawn with probability `extra_share`. options: name -> what
+    the family's `make` takes.
     Raises ValueError on an unknown family or on shares that are negative or all zero.
     """
 
-    def __init__(self, families: Mapping[str, float], extra_depths: Mapping[str, Sequence[int]], extra_share: float):
-        unknown = sorted({*families, *extra_depths}.difference(FAMILIES))
+    def __init__(self, families: Mapping[str, float], extra_depths: Mapping[str, Sequence[int]], extra_share: float,
+                 options: Mapping[str, Mapping] | None = None):
+        options = options or {}
+        unknown = sorted({*families, *extra_depths, *options}.difference(FAMILIES))
         if unknown:
             raise ValueError(f"unknown family {unknown[0]!r}; allowed: {', '.join(FAMILIES)}; name the families by these")
         if not families or min(families.values()) < 0 or sum(families.values()) <= 0:
             raise ValueError(f"family shares {dict(families)} must not be negative and have a positive sum; set them anew")
-        self.tasks = {name: FAMILIES[name]() for name in families}
+        self.tasks = {name: FAMILIES[name](**options.get(name, {})) for name in families}
         self._shares = list(families.values())
-        self._deep = {name: deeper(self.tasks[name], depths) for name, depths in extra_depths.items() if depths and name in families}
+        self._deep = {name: deeper(self.tasks[name], depths)
+                      for name, depths in extra_depths.items() if depths and name in families}
         self._extra_share = extra_share
 
     def draw(self, rng: random.Random) -> Question:
@@ -56,33 +61,33 @@ class BatchMaker:
     """Makes the batch of any step.
 
     rows: documents a step. lengths: static lengths, ascending; how many rows each has is measured once on a sample.
-    counts: running counts of what was dropped: evaluation rows (none is ever written), documents over the last length.
+    counts: step -> what was dropped for it: evaluation rows, documents over the last length; and evaluation rows written after
+      all. Whoever uses a batch takes its counts out.
     """
 
     def __init__(self, source: QuestionSource, writer: DocumentWriter, rows: int, lengths: Sequence[int], seed: int):
         if list(lengths) != sorted(set(lengths)) or not lengths:
             raise ValueError(f"lengths {tuple(lengths)} must be ascending and distinct, as (32, 48, 64)")
         self.source, self.writer, self.seed, self.rows, self.lengths = source, writer, seed, rows, tuple(lengths)
-        self.counts = collections.Counter()
+        self.counts: dict[int, collections.Counter] = {}
         self.shape = self._measure(8 * rows)
-        self.counts.clear()
 
-    def _draw(self, rng: random.Random) -> Document:
+    def _draw(self, rng: random.Random, counts: collections.Counter) -> Document:
         while True:
             question = self.source.draw(rng)
             # The generators refuse these already; a second look costs little and is counted.
             if is_evaluation_row(question.text):
-                self.counts[DROPPED_ROWS] += 1
+                counts[DROPPED_ROWS] += 1
                 continue
             document = self.writer.write(question, rng)
             if len(document.tokens) <= self.lengths[-1]:
                 return document
-            self.counts[DROPPED_LONG] += 1
+            counts[DROPPED_LONG] += 1
 
     def _measure(self, sample: int) -> tuple[int, ...]:
         """Rows of each length: by the sample's quantiles in fours, all but the shortest with a four to spare."""
         rng = random.Random(f"{self.seed}/shape")
-        sizes = np.array([len(self._draw(rng).tokens) for _ in range(sample)])
+        sizes = np.array([len(self._draw(rng, collections.Counter()).tokens) for _ in range(sample)])
         below = [0, *(int(round(self.rows * np.mean(sizes <= length) / 4)) * 4 for length in self.lengths[:-1]), self.rows]
         counts = [int(count) for count in np.diff(below)]
         spare = 4 * (len(counts) - 1)
@@ -91,7 +96,9 @@ class BatchMaker:
     def batch(self, step: int) -> tuple[Part, ...]:
         """The documents of a step: sorted by length, the shortest into the shortest part."""
         rng = random.Random(f"{self.seed}/{step}")
-        documents = sorted((self._draw(rng) for _ in range(self.rows)), key=lambda document: -len(document.tokens))
+        counts = self.counts[step] = collections.Counter()
+        documents = sorted((self._draw(rng, counts) for _ in range(self.rows)), key=lambda document: -len(document.tokens))
+        counts[WRITTEN_ROWS] = sum(is_evaluation_row(document.view) for document in documents)
         parts = []
         for length, rows in reversed(list(zip(self.lengths, self.shape))):
             # A document too long for what room is left in the longer parts gives way to the next one.

@@ -1,11 +1,14 @@
 """Pretraining documents: a node's prompt for a drawn question, an inbox of drawn messages, and a message.
 
-Unsteered on purpose. The node's tag is random, and which fact a message states is a uniform draw among those that fit,
-so the backbone learns how to state any fact, never which one is wanted of a node. A document is
+Unsteered on purpose. The node's tag is random, and which fact a message states is a uniform draw among all that follow, in any
+number of steps, from what the page shows (a readout ends with the answer): the backbone learns how to state any fact, never
+which one is wanted of a node. Nor does it learn to answer at one go: only values that the page shows or that are one step away
+count as a loss. Most documents are practice: their facts are mostly drawn for being one step away, and their labels, which are
+not uniform, carry no loss. A document is
 
     <s> [MAX 3 5 ] <node> 4 2   <from1> B 5 <from2> C 9   <note> 1   E 9 </s>
 
-and counts as a loss the facts of the message (label, value, end) and the values of the inbox's true facts.
+and counts as a loss the facts of the message (label, value, end) and the values of the inbox's true facts, as above.
 """
 
 import dataclasses
@@ -18,7 +21,6 @@ from neuromas_jax.text.tokenizer import Tokenizer
 
 SKILLS = ("leaf", "combine", "answer", "direct", "copy")
 LARGEST_TAG = 9
-LARGEST_COUNT = 12  # facts that a cue may ask for
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,11 +30,11 @@ class Mixture:
     slots: tuple[float, ...] = (0.30, 0.10, 0.14, 0.10, 0.14, 0.08, 0.07, 0.07)  # of 0, 1, 2, ... messages in the inbox
     counts: tuple[float, ...] = (0.42, 0.18, 0.12, *(0.28 / 9,) * 9)  # of cues that ask for 1, 2, 3, ... facts
     final: float = 0.30  # readout prompts
-    final_ready: float = 0.75  # of those, the answer's operands stand in the inbox
+    final_ready: float = 0.90  # of those, the answer's operands stand in the inbox
     focus: float = 0.35  # of the other prompts, one combining fact's operands stand in the inbox
     ordered: float = 0.60  # inboxes written as a graph would: each fact one step from those before
-    new: float = 0.65  # facts one step from the context
-    repeat: float = 0.15  # facts that the context holds already; the rest are any fact of the question
+    practice: float = 0.65  # documents whose facts are drawn for practice, and all inboxes: labels without loss
+    new: float = 0.85  # of their facts, one step from the context; the rest repeat what the context holds
     wrong: float = 0.05  # wrong values in the inbox
     empty: float = 0.05  # empty messages in the inbox
     cut: float = 0.02  # messages in the inbox that end with a label without its value
@@ -40,13 +42,14 @@ class Mixture:
 
 @dataclasses.dataclass(frozen=True)
 class Document:
-    """tokens: ids. weights: loss weight of each id as the target of the ids before it.
+    """tokens: ids. weights: loss weight of each id as the target of the ids before it. view: the question's text in it.
 
     probe: span `[start, stop)` of the last fact's value, for skill documents.
     """
 
     tokens: list[int]
     weights: list[float]
+    view: str
     probe: tuple[int, int] = (0, 0)
 
 
@@ -73,14 +76,14 @@ class DocumentWriter:
         page.inbox(_inbox(page, slots, ready, final))
         page.cue(self.template.final if final else self.template.note, count)
         for _ in range(rng.randint(1, count) - final):
-            fact = page.choose(without_answer=final)
+            fact = page.choose(page.shown, without_answer=final, practice=page.practice)
             if fact is None:  # nothing can be stated: no part is shown and the inbox is empty
                 break
             page.fact(fact)
         if final:
             page.fact(question.facts[-1])
         page.end()
-        return Document(page.tokens, page.weights)
+        return Document(page.tokens, page.weights, page.view)
 
     def skill(self, question: Question, skill: str, rng: random.Random) -> Document | None:
         """A document that ends with one fact, to measure whether its value is known once the label stands there.
@@ -111,7 +114,7 @@ class DocumentWriter:
         page.fact(fact)
         probe = (len(page.tokens) - len(self.text(fact.value)), len(page.tokens))
         page.end()
-        return Document(page.tokens, page.weights, probe)
+        return Document(page.tokens, page.weights, page.view, probe)
 
     def text(self, text: str) -> list[int]:
         """Ids of a word that no template holds."""
@@ -131,10 +134,11 @@ class _Page:
     """A document while it is written, and what a reader of it can know."""
 
     def __init__(self, writer: DocumentWriter, question: Question, view: str, rng: random.Random):
-        self.writer, self.question, self.rng = writer, question, rng
+        self.writer, self.question, self.view, self.rng = writer, question, view, rng
         self.tokens: list[int] = []
         self.weights: list[float] = []
         self.shown: set[str] = set()  # labels that stand in the text with their true value
+        self.practice = rng.random() < writer.mixture.practice
         # A question in parts: which parts this view shows. Their facts, and what follows from them, can be derived.
         self.parts = {number for number, part in enumerate(question.parts) if part in view.split(" ; ")}
         layer, index = rng.randint(1, LARGEST_TAG), rng.randint(1, LARGEST_TAG)
@@ -153,22 +157,23 @@ class _Page:
     def one_step(self, fact: Fact, shown: set[str]) -> bool:
         return self.sees(fact) and all(need in shown for need in fact.needs)
 
-    def derivable(self) -> list[Fact]:
-        """Facts that follow from the view and what is shown, in any number of steps."""
-        reached, found = set(self.shown), []
+    def known(self, fact: Fact) -> bool:
+        return fact.label in self.shown or self.one_step(fact, self.shown)
+
+    def derivable(self, shown: set[str]) -> list[Fact]:
+        """Facts that follow from the view and the facts `shown`, in any number of steps."""
+        reached, found = set(shown), []
         for fact in self.question.facts:
             if self.one_step(fact, reached):
                 reached.add(fact.label)
                 found.append(fact)
         return found
 
-    def choose(self, shown: set[str] | None = None, without_answer: bool = False) -> Fact | None:
-        """The next fact of an unsteered message; None where nothing at all can be stated."""
+    def choose(self, shown: set[str], without_answer: bool = False, practice: bool = True) -> Fact | None:
+        """The next fact of a message after the facts `shown`; None where nothing at all can be stated."""
         mix, rng = self.writer.mixture, self.rng
-        shown = self.shown if shown is None else shown
         facts = [fact for fact in self.question.facts if not (without_answer and fact.label == "answer")]
-        draw = rng.random()
-        if draw < mix.new:
+        if practice and rng.random() < mix.new:
             fresh = [fact for fact in facts if fact.label not in shown and self.one_step(fact, shown)]
             leaves, combining = [f for f in fresh if not f.needs], [f for f in fresh if f.needs]
             # Half and half, or the few combining facts would drown among the leaves.
@@ -176,11 +181,11 @@ class _Page:
                 fresh = leaves if rng.random() < 0.5 else combining
             if fresh:
                 return rng.choice(fresh)
-        elif draw < mix.new + mix.repeat:
+        elif practice:
             repeated = [fact for fact in facts if fact.label in shown]
             if repeated:
                 return rng.choice(repeated)
-        possible = [fact for fact in self.derivable() if not (without_answer and fact.label == "answer")]
+        possible = [fact for fact in self.derivable(shown) if not (without_answer and fact.label == "answer")]
         possible = possible or [fact for fact in facts if fact.label in shown]
         return rng.choice(possible) if possible else None
 
@@ -192,11 +197,8 @@ class _Page:
                 self._add(self.writer.text(fact.label), 0.0)
                 if value is None:
                     continue
-                # What is wrong or stands on hidden text cannot be foretold.
-                true = value == fact.value
-                whole = len(self.parts) == len(self.question.parts)
-                ready = self.sees(fact) and (whole or all(need in self.shown for need in fact.needs))
-                self._add(self.writer.text(value), 1.0 if true and ready else 0.0)
+                true = value == fact.value  # what is wrong, hidden or far cannot be foretold
+                self._add(self.writer.text(value), 1.0 if true and self.known(fact) else 0.0)
                 if true:
                     self.shown.add(fact.label)
 
@@ -205,8 +207,8 @@ class _Page:
         self._add(self.writer.control(segment.format(**budget)), 0.0)
 
     def fact(self, fact: Fact) -> None:
-        self._add(self.writer.text(fact.label), 1.0)
-        self._add(self.writer.text(fact.value), 1.0)
+        self._add(self.writer.text(fact.label), 0.0 if self.practice else 1.0)
+        self._add(self.writer.text(fact.value), 1.0 if self.known(fact) else 0.0)
         self.shown.add(fact.label)
 
     def end(self) -> None:

@@ -48,7 +48,8 @@ def target_logits(params: dict, config: DecoderConfig, part: Part) -> jax.Array:
         v = (x @ weights["v"]).reshape(rows, length, kv_heads, size)
         q, k = rotate(q, cos, sin) * size**-0.5, rotate(k, cos, sin)
         # [rows, T, K, r, H] -> [rows * K, r * T, H]: one batched product a head group
-        q = q.reshape(rows, length, kv_heads, shared, size).transpose(0, 2, 3, 1, 4).reshape(rows * kv_heads, shared * length, size)
+        q = q.reshape(rows, length, kv_heads, shared, size).transpose(0, 2, 3, 1, 4)
+        q = q.reshape(rows * kv_heads, shared * length, size)
         k, v = (y.transpose(0, 2, 1, 3).reshape(rows * kv_heads, length, size) for y in (k, v))
         score = jnp.einsum("bth,bsh->bts", q, k).reshape(-1, shared, length, length)
         look = jax.nn.softmax(jnp.where(mask, score, MASKED), axis=-1).reshape(-1, shared * length, length)

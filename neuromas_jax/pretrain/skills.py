@@ -32,7 +32,8 @@ class SkillTest:
                 self.names += [(family, skill)] * len(found)
         # Only the value counts: nothing else is a target.
         self.documents = [
-            dataclasses.replace(d, weights=[float(d.probe[0] <= place < d.probe[1]) for place in range(len(d.tokens))]) for d in documents
+            dataclasses.replace(d, weights=[float(d.probe[0] <= place < d.probe[1]) for place in range(len(d.tokens))])
+            for d in documents
         ]
         self.length = length
 

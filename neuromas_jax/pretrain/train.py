@@ -1,5 +1,6 @@
 """The pretraining loop: documents in, an ordinary Hugging Face folder out. Running it again goes on from the last checkpoint."""
 
+import collections
 import dataclasses
 import json
 import os
@@ -11,32 +12,46 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from absl import logging
+from optax import contrib
 
 from neuromas_jax.backbone.decoder import Backbone, DecoderConfig, init_backbone
 from neuromas_jax.backbone.huggingface import save_backbone
-from neuromas_jax.pretrain.batches import BatchMaker, QuestionSource, ahead
+from neuromas_jax.pretrain.batches import DROPPED_ROWS, WRITTEN_ROWS, BatchMaker, QuestionSource, ahead
 from neuromas_jax.pretrain.documents import DocumentWriter, Mixture
 from neuromas_jax.pretrain.forward import Part, summed_loss, target_logits
+from neuromas_jax.pretrain.numbers import place_numbers
 from neuromas_jax.pretrain.skills import SkillTest
 from neuromas_jax.pretrain.vocabulary import build_tokenizer, save_tokenizer, vocabulary_texts
 from neuromas_jax.tasks import FAMILIES
 from neuromas_jax.text.prompt import PromptTemplate
 from neuromas_jax.text.tokenizer import load_tokenizer
+from neuromas_jax.train.metrics import cut_log
 
-CHECKPOINT, LOG = "checkpoint.npz", "log.jsonl"
+CHECKPOINT, LOG, EXPORT = "checkpoint.npz", "log.jsonl", "export"
+KEYS = (
+    "seed", "decoder", "families", "mixture", "extra_depths", "extra_share", "options", "vocabulary_questions", "steps", "batch",
+    "lengths", "learning_rate", "warmup", "b2", "weight_decay", "clip", "log_every", "test_every", "checkpoint_every",
+    "skill_questions",
+)
 REFUSED_SAMPLE = 20_000  # questions of each family whose refused draws are counted for the record
 
 
 def make_optimizer(config) -> optax.GradientTransformation:
-    """AdamW with warm-up and cosine to zero; norms are not decayed."""
+    """Muon for the decoder layers' matrices, Adam for embedding and norms; warm-up and cosine to zero, decay for matrices alone.
 
-    def matrices(params):
-        return jax.tree.map_with_path(lambda path, _: "norm" not in jax.tree_util.keystr(path), params)
+    Muon's steps are scaled to the size of Adam's (0.2 in root mean square), so that one learning rate serves both: Liu et al.,
+    Muon is Scalable for LLM Training (arXiv 2502.16982).
+    """
+
+    def stacked(params):
+        """Layers are stacked along the first axis: each [fan_in, fan_out] slice is a matrix of its own."""
+        return jax.tree.map(lambda x: contrib.MuonDimensionNumbers(1, 2) if x.ndim == 3 else None, params)
 
     schedule = optax.warmup_cosine_decay_schedule(0.0, config.learning_rate, config.warmup, config.steps)
     return optax.chain(
         optax.clip_by_global_norm(config.clip),
-        optax.adamw(schedule, b1=0.9, b2=config.b2, weight_decay=config.weight_decay, mask=matrices),
+        contrib.muon(schedule, weight_decay=config.weight_decay, adam_b2=config.b2, consistent_rms=0.2,
+                     adam_learning_rate=schedule, muon_weight_dimension_numbers=stacked),
     )
 
 
@@ -60,10 +75,14 @@ def _predict(backbone: Backbone, part: Part):
 
 
 def train(config, workdir: str | Path) -> dict:
-    """Trains to `config.steps` and exports to `config.export`. Returns what `skills.json` holds.
+    """Trains to `config.steps` and exports to `workdir/export`. Returns what `skills.json` holds.
 
-    Raises ValueError where the workdir holds a run of another config, or the loss stops being finite.
+    Raises ValueError for a key that is unknown or missing, where the workdir holds a run of another config, or where the loss stops
+    being finite.
     """
+    for key in set(config) ^ set(KEYS):
+        raise ValueError(f"config key {key!r} is {'unknown' if key in config else 'missing'}; "
+                         f"a pretraining config has exactly {', '.join(KEYS)}")
     workdir = Path(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
     _check_same_config(config, workdir)
@@ -72,33 +91,38 @@ def train(config, workdir: str | Path) -> dict:
     save_tokenizer(build_tokenizer(vocabulary_texts(every_family, config.vocabulary_questions)), workdir / "tokenizer")
     tokenizer = load_tokenizer(workdir / "tokenizer")
     writer = DocumentWriter(tokenizer, PromptTemplate(), Mixture(**config.mixture))
-    source = QuestionSource(dict(config.families), {name: tuple(d) for name, d in config.extra_depths.items()}, config.extra_share)
+    source = QuestionSource(
+        dict(config.families), {name: tuple(d) for name, d in config.extra_depths.items()}, config.extra_share, config.options)
     maker = BatchMaker(source, writer, config.batch, tuple(config.lengths), config.seed)
     test = SkillTest(tasks, writer, config.skill_questions, config.lengths[-1])
     sizes = DecoderConfig(vocab_size=tokenizer.vocab_size, **config.decoder)
-    backbone = init_backbone(sizes, jax.random.key(config.seed))
+    backbone = place_numbers(init_backbone(sizes, jax.random.key(config.seed)), tokenizer)
     optimizer = make_optimizer(config)
     moments = optimizer.init(backbone.params)
-    first, seconds = 0, 0.0
+    first, seconds, counts = 0, 0.0, collections.Counter()
     if (workdir / CHECKPOINT).exists():
-        (backbone, moments), first, seconds = _restore(workdir / CHECKPOINT, (backbone, moments))
-        _cut_log(workdir / LOG, first)
+        (backbone, moments), first, seconds, counts = _restore(workdir / CHECKPOINT, (backbone, moments))
+        cut_log(workdir / LOG, first)  # the run writes the records after the checkpoint again
         logging.info("going on from step %d", first)
-    logging.info("%d parameters, vocabulary %d, rows %s of lengths %s", backbone.size, tokenizer.vocab_size, maker.shape, maker.lengths)
+    logging.info("%d parameters, vocabulary %d, rows %s of lengths %s",
+                 backbone.size, tokenizer.vocab_size, maker.shape, maker.lengths)
     step_fn = make_step(optimizer)
     started, tokens, losses = time.perf_counter() - seconds, 0, []
     window, table = time.perf_counter(), {}
     for step, parts in enumerate(ahead(maker, first, config.steps), first + 1):
         backbone, moments, loss = step_fn(backbone, moments, parts)
         losses.append(loss)
+        counts.update(maker.counts.pop(step - 1))
         tokens += sum(int(part.lengths.sum()) for part in parts)
         if step % config.log_every and step != config.steps:
             continue
         mean = float(np.mean([float(loss) for loss in losses]))
         if not np.isfinite(mean):
-            raise ValueError(f"loss {mean} before step {step}; the checkpoint in {workdir} is older: lower learning_rate and run again")
+            raise ValueError(f"loss {mean} before step {step}; "
+                             "lower learning_rate or clip and give another --workdir")
         now = time.perf_counter()
-        record = {"step": step, "loss": round(mean, 4), "tokens_per_second": round(tokens / (now - window)), "seconds": round(now - started)}
+        record = {"step": step, "loss": round(mean, 4), "tokens_per_second": round(tokens / (now - window)),
+                  "seconds": round(now - started)}
         if step % config.test_every == 0 or step == config.steps:
             table = test.accuracy(lambda part: np.asarray(_predict(backbone, part)))
             record["skills"] = table
@@ -106,33 +130,33 @@ def train(config, workdir: str | Path) -> dict:
             log.write(json.dumps(record) + "\n")
         logging.info("%s", record)
         if step % config.checkpoint_every == 0 or step == config.steps:
-            _save(workdir / CHECKPOINT, (backbone, moments), step, now - started)
-            _export(backbone, workdir, Path(config.export))
+            _save(workdir / CHECKPOINT, (backbone, moments), step, now - started, counts)
+            _export(backbone, workdir)
         window, tokens, losses = time.perf_counter(), 0, []
-    return _finish(config, workdir, backbone, maker, test, table, time.perf_counter() - started)
+    return _finish(config, workdir, backbone, source, counts, test, table, time.perf_counter() - started)
 
 
-def _finish(config, workdir, backbone, maker, test, table, seconds) -> dict:
-    export = Path(config.export)
-    _export(backbone, workdir, export)
-    refused = {name: task.count_refused("train", REFUSED_SAMPLE) for name, task in maker.source.tasks.items()}
+def _finish(config, workdir, backbone, source, counts, test, table, seconds) -> dict:
+    folder = _export(backbone, workdir)
+    refused = {name: task.count_refused("train", REFUSED_SAMPLE) for name, task in source.tasks.items()}
     summary = {
         "seed": config.seed, "steps": config.steps, "parameters": backbone.size, "seconds": round(seconds),
         "documents": config.steps * config.batch,
-        "evaluation_rows_in_documents": 0,  # each is dropped before it is written
-        "evaluation_rows_dropped": maker.counts["evaluation_rows"],
+        WRITTEN_ROWS: counts[WRITTEN_ROWS], DROPPED_ROWS: counts[DROPPED_ROWS],
         "evaluation_rows_refused_by_generators": {"first_questions": REFUSED_SAMPLE, **refused},
         "skill_questions": config.skill_questions, "skill_test": test.fingerprint(), "skills": table,
     }
-    (export / "skills.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    (folder / "skills.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     return summary
 
 
-def _export(backbone: Backbone, workdir: Path, folder: Path) -> None:
+def _export(backbone: Backbone, workdir: Path) -> Path:
+    folder = workdir / EXPORT
     save_backbone(backbone, folder, extra={"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0})
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (folder / name).write_bytes((workdir / "tokenizer" / name).read_bytes())
     (folder / "pretrain_log.jsonl").write_bytes((workdir / LOG).read_bytes())
+    return folder
 
 
 def _check_same_config(config, workdir: Path) -> None:
@@ -143,22 +167,17 @@ def _check_same_config(config, workdir: Path) -> None:
     path.write_text(text)
 
 
-def _save(path: Path, state, step: int, seconds: float) -> None:
-    """All leaves of the state in one npz, which appears whole or not at all."""
+def _save(path: Path, state, step: int, seconds: float, counts: collections.Counter) -> None:
+    """All leaves of the state and the counts in one npz, which appears whole or not at all."""
     leaves = {f"leaf{number}": np.asarray(leaf) for number, leaf in enumerate(jax.tree.leaves(state))}
     temporary = path.with_suffix(".tmp.npz")
-    np.savez(temporary, step=step, seconds=seconds, **leaves)
+    np.savez(temporary, step=step, seconds=seconds, counts=json.dumps(counts), **leaves)
     os.replace(temporary, path)
 
 
 def _restore(path: Path, like):
-    """The state with the arrays of the file, the step, and the seconds spent so far."""
+    """The state with the arrays of the file, the step, the seconds spent so far, and the counts of what was dropped."""
     with np.load(path) as stored:
         leaves = [jnp.asarray(stored[f"leaf{number}"]) for number in range(len(jax.tree.leaves(like)))]
-        return jax.tree.unflatten(jax.tree.structure(like), leaves), int(stored["step"]), float(stored["seconds"])
-
-
-def _cut_log(path: Path, step: int) -> None:
-    """Drops the log's records after the checkpoint: the run writes them again."""
-    lines = [line for line in path.read_text().splitlines() if json.loads(line)["step"] <= step] if path.exists() else []
-    path.write_text("".join(line + "\n" for line in lines))
+        counts = collections.Counter(json.loads(str(stored["counts"])))
+        return jax.tree.unflatten(jax.tree.structure(like), leaves), int(stored["step"]), float(stored["seconds"]), counts

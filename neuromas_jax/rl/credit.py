@@ -1,6 +1,6 @@
-"""Credit: rewards of a group -> advantages, one number per node, question and episode `[N, B, G]`.
+"""Credit: rewards of a group -> advantages, one number per question and episode, `[B, G]`.
 
-Every node of an episode shares the episode's reward. Per-node statistics therefore equal the group's here; they differ only
+Every node of an episode shares the episode's reward, and with it the advantage. Per-node statistics therefore equal the group's here; they differ only
 where nodes fire at different rates.
 """
 
@@ -9,7 +9,10 @@ from jaxtyping import Array, Bool, Float
 
 
 def leave_one_out(rewards: Float[Array, "B G"]) -> Float[Array, "B G"]:
-    """Reward minus the mean of the group's other episodes (Kool et al. 2019; Ahmadian et al. 2024). Not divided by a deviation."""
+    """Reward minus the mean of the group's other episodes (Kool et al. 2019; Ahmadian et al. 2024).
+
+    Not divided by a deviation.
+    """
     group = rewards.shape[-1]
     others = (rewards.sum(axis=-1, keepdims=True) - rewards) / (group - 1)
     return rewards - others
@@ -35,11 +38,12 @@ def informative(rewards: Float[Array, "B G"]) -> Bool[Array, "B"]:
 
 
 def check_credit(name: str, group: int) -> None:
-    """Raises ValueError for an unknown rule, or a group too small for it."""
+    """Raises ValueError for an unknown rule, or a group of one: its rewards have no variance, so every rule would be masked."""
     if name not in CREDIT:
         raise ValueError(f"credit {name!r}; allowed are {', '.join(CREDIT)}")
-    if name != "batch_mean" and group < 2:
-        raise ValueError(f"credit {name!r} compares episodes of one question, and group is {group}; set it to 2 or more")
+    if group < 2:
+        raise ValueError(f"credit {name!r} leaves out questions whose episodes all earned the same, and group is {group}; "
+                         "set it to 2 or more")
 
 
 def advantages(name: str, rewards: Float[Array, "B G"]) -> Float[Array, "B G"]:

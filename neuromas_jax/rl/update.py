@@ -1,4 +1,7 @@
-"""The pure update: `(state, batch) -> (state, metrics)`. One gradient step on every slot that wrote something worth learning from."""
+"""The pure update: `(state, batch) -> (state, metrics)`.
+
+One gradient step on every slot that wrote something worth learning from.
+"""
 
 import dataclasses
 
@@ -55,7 +58,8 @@ class LearnerState:
 
 def init_learner(optimizer: Optimizer, bank: Bank) -> LearnerState:
     slots = jax.tree.leaves(bank)[0].shape[0]
-    return LearnerState(bank, jax.vmap(optimizer.transform().init)(bank), jnp.full((slots,), optimizer.learning_rate, jnp.float32))
+    moments = jax.vmap(optimizer.transform().init)(bank)
+    return LearnerState(bank, moments, jnp.full((slots,), optimizer.learning_rate, jnp.float32))
 
 
 @jax.tree_util.register_dataclass
@@ -70,7 +74,9 @@ class UpdateMetrics:
     informative: Float[Array, ""]  # share of groups with variance
 
 
-def loss_of_bank(objective: Objective, program: Program, backbone: Backbone, bank: Bank, episodes: Episodes, credit: Float[Array, "B G"]):
+def loss_of_bank(
+    objective: Objective, program: Program, backbone: Backbone, bank: Bank, episodes: Episodes, credit: Float[Array, "B G"]
+):
     """Sum of all nodes' losses, with (per-node losses, per-layer sums) beside it."""
     learned = message_distributions(program, backbone, bank, episodes)
     bare = (None,) * len(episodes)
@@ -95,7 +101,8 @@ def accumulated_gradient(
     def of_questions(start):
         rows = take_questions(episodes, start, size)
         mine = jax.lax.dynamic_slice_in_dim(credit, start, size)
-        gradient, (losses, sums) = jax.grad(lambda bank: loss_of_bank(objective, program, backbone, bank, rows, mine), has_aux=True)(bank)
+        gradient, (losses, sums) = jax.grad(
+            lambda bank: loss_of_bank(objective, program, backbone, bank, rows, mine), has_aux=True)(bank)
         # A microbatch divides by its own size: all are alike, so the mean over them divides by that of the batch.
         return jax.tree.map(lambda x: x * (size / batch), (gradient, losses)), sums
 

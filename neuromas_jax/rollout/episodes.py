@@ -7,7 +7,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from neuromas_jax.graph import TextGraph
 from neuromas_jax.rollout.distribution import Sampling
-from neuromas_jax.text.prompt import LayerPrompt, PromptTemplate, layer_prompts
+from neuromas_jax.text.prompt import LayerPrompt, PromptTemplate, check_unforgeable, layer_prompts
 from neuromas_jax.text.tokenizer import Tokenizer
 
 
@@ -47,10 +47,16 @@ def make_program(
     microbatch: int,
     lora_scale: float = 2.0,
 ) -> Program:
-    """Tokenises the template and checks the group size."""
+    """Tokenises the template.
+
+    Raises:
+      ValueError: a group without an episode, or a segment of the template that a message could write as well.
+    """
     if group < 1:
         raise ValueError(f"group {group}; a question needs 1 episode or more")
-    return Program(graph, slots, layer_prompts(graph, template, tokenizer), sampling, group, microbatch, lora_scale)
+    prompts = layer_prompts(graph, template, tokenizer)
+    check_unforgeable(prompts, tokenizer, sampling.forbidden)
+    return Program(graph, slots, prompts, sampling, group, microbatch, lora_scale)
 
 
 @jax.tree_util.register_dataclass

@@ -59,6 +59,7 @@ def shuffle_questions(keep: Interventions, by: int = 1) -> Interventions:
     """Every reader finds the messages that were written for another question: the one `by` places further on."""
     _, batch, group = keep.source.shape
     if by % batch == 0:
-        raise ValueError(f"shuffling {batch} questions by {by} gives every question its own messages; take a shift between 1 and {batch - 1}")
+        raise ValueError(f"shuffling {batch} questions by {by} gives every question its own messages; "
+                         f"take a shift between 1 and {batch - 1}")
     source = jnp.asarray(np.roll(np.arange(batch * group, dtype=np.int32).reshape(batch, group), -by, axis=0))
     return dataclasses.replace(keep, source=jnp.broadcast_to(source, keep.source.shape))

@@ -57,7 +57,8 @@ def rollout(
                 own = own_block(prompt, ids, mask, shown)
             else:
                 own = jnp.zeros((len(nodes), batch, group, 0), jnp.int32), jnp.zeros((len(nodes), batch, group, 0), bool)
-            forced = (interventions.force[nodes], interventions.given[nodes, ..., : layer.message_tokens], interventions.given_length[nodes])
+            forced = (interventions.force[nodes], interventions.given[nodes, ..., : layer.message_tokens],
+                      interventions.given_length[nodes])
             message, live, log_probs = sample_layer(
                 backbone, take_slots(bank, program.layer_slots(number)), program.lora_scale,
                 jax.tree.map(lambda x: x[nodes[0] : nodes[-1] + 1], (hidden, shared_kv)), own, forced,

@@ -92,7 +92,9 @@ def sample_layer(
         hidden, local = prefill(backbone, adapters, scale, microbatch, *own, before, (shared_kv,))
         before = before + count(own[1])
     else:  # an own block of no tokens
-        k, v = jax.tree.map(lambda x: jnp.broadcast_to(x[..., :0, :], (*x.shape[:-4], group, x.shape[-3], 0, x.shape[-1])), (shared_kv.k, shared_kv.v))
+        k, v = jax.tree.map(
+            lambda x: jnp.broadcast_to(x[..., :0, :], (*x.shape[:-4], group, x.shape[-3], 0, x.shape[-1])),
+            (shared_kv.k, shared_kv.v))
         local = KV(k, v, jnp.zeros((nodes, batch, group, 0), bool))
     room = ((0, message_tokens - 1), (0, 0))
     k, v = jax.tree.map(lambda x: jnp.pad(x, ((0, 0),) * (x.ndim - 2) + room), (local.k, local.v))

@@ -8,9 +8,7 @@ often return an operand. Wording after Suzgun et al., BIG-Bench Hard (2022).
 from neuromas_jax.tasks.expression import LITERAL, Places, unreadable
 from neuromas_jax.tasks.types import Question, Task
 
-# Shares of the grammar's rules where more than one fits the budget. Of a grid in steps of 0.05 they come nearest to the
-# file's counts of operators and brackets (8 tokens: mostly 2 to 5 operators, none or one bracket).
-NOT, BRACKET = 0.15, 0.25
+NOT, BRACKET = 0.25, 0.25  # where all fit the budget: not, brackets, and, or are equally likely
 FORM = "`not ( True ) and False is`: True, False, not, and, or, brackets, blanks between all, `is` at the end"
 
 

@@ -1,7 +1,7 @@
 """Shared by the expression families: operator places, their labels, and the facts of a parsed expression.
 
 A parser calls `place()` when it reads an operator and `close(...)` once the operands are known, so operators are
-numbered in reading order and closed with needs first; the root closes last.
+numbered in reading order and closed in the order of computation, needs first; the root closes last.
 """
 
 import string
@@ -28,8 +28,20 @@ class Places:
         self.closed.append((place, value, tuple(p for p in operands if p != LITERAL)))
         return place
 
-    def facts(self) -> tuple[Fact, ...]:
-        """Facts with needs first. The root is `answer`, every other operator has the letter of its place.
+    def level_order(self) -> dict[int, str]:
+        """Letters from the root down: its operands first, then theirs, each level from left to right.
+
+        In balanced trees the answer is then made of A and B at every depth, and what is learned on shallow questions serves
+        deeper ones.
+        """
+        needs_of = {place: needs for place, _, needs in self.closed}
+        order = list(self.closed[-1][2])
+        for place in order:  # it grows while it is read
+            order += needs_of[place]
+        return dict(zip(order, string.ascii_uppercase))
+
+    def facts(self, letters: dict[int, str] | None = None) -> tuple[Fact, ...]:
+        """Facts with needs first. The root is `answer`, every other operator has its letter, by default that of its place.
 
         Raises ValueError where there is no operator or more than there are letters.
         """
@@ -37,8 +49,8 @@ class Places:
             raise ValueError("the expression has no operator; a question needs one at least")
         if self.count > len(string.ascii_uppercase):
             raise ValueError(f"{self.count} operators, but labels go from A to Z; choose a smaller depth")
-        root = self.closed[-1][0]
-        labels = ["answer" if p == root else string.ascii_uppercase[p] for p in range(self.count)]
+        letters = letters or dict(enumerate(string.ascii_uppercase[: self.count]))
+        labels = letters | {self.closed[-1][0]: "answer"}
         return tuple(Fact(labels[p], value, tuple(labels[n] for n in needs)) for p, value, needs in self.closed)
 
 

@@ -4,6 +4,7 @@ import functools
 import gzip
 import json
 import random
+import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -35,6 +36,10 @@ class FileTask:
     def depths(self) -> tuple[int, ...]:
         """The depths that occur, sorted."""
         return tuple(sorted({question.depth for rows in self.rows.values() for question in rows}))
+
+    def checksum(self) -> str:
+        """Of all rows and how they are dealt: a file that was edited is another task."""
+        return f"{zlib.crc32(repr(self.rows).encode('utf-8', 'surrogatepass')):08x}"
 
     def questions(self, split: str, depth: int | None = None) -> tuple[Question, ...]:
         """All questions of a split, of one depth if given. Raises ValueError on an unknown or forbidden split."""

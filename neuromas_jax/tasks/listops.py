@@ -49,7 +49,7 @@ def read(text: str) -> Question:
     tokens, places = text.split(), Places()
     try:
         value, _, depth, end = parse(tokens, 0, places)
-        facts = places.facts()
+        facts = places.facts(places.level_order())
     except (ValueError, IndexError, RecursionError) as error:
         raise unreadable("listops", text, FORM) from error
     if end != len(tokens):

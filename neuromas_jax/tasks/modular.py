@@ -47,7 +47,7 @@ def read(text: str) -> Question:
     tokens, places = text.split(), Places()
     try:
         value, _, depth, end = _parse(tokens, 0, places)
-        facts = places.facts()
+        facts = places.facts(places.level_order())
     except (ValueError, IndexError, KeyError, RecursionError) as error:
         raise unreadable("modular", text, FORM) from error
     if tokens[end:] != TAIL:

@@ -17,11 +17,11 @@ NAMES = ("north", "east", "south", "west")
 SIDES = ("forward", "right", "backward", "left")  # in the order of NAMES
 TURNS = {"right": 1, "around": 2, "left": 3}
 MAX_STEPS, MAX_TOTAL = 10, 99
-YES = 0.48
+YES = 0.5
 NEAR_MISS = 0.75  # share of near misses among the walks that are to end elsewhere
 # Share of walks with turns, by depth; 0.5 from 4 on. Two such instructions never lead back, and three do in ten prompts.
 TURNING = {2: 0.0, 3: 0.25}
-STEP = 0.64  # share of steps among the instructions of a walk with turns
+STEP = 0.5  # share of steps among the instructions of a walk with turns
 FORM = f"`{HEAD}`, then `{FORWARD}` and `Take 3 steps left.`, or `Take 3 steps.` and `Turn around.`, then the options"
 
 _INSTRUCTION = re.compile(r"Take (\d{1,3}) steps?(?: (forward|right|backward|left))?\.|Turn (right|around|left)\.")
@@ -159,7 +159,7 @@ def _unreadable(text: str) -> ValueError:
     return ValueError(f"cannot read {text[:200]!r} as navigate; the form is {FORM}")
 
 
-def make(depths=(2, 3, 4, 5, 6, 7, 8), weights=(1, 3, 4, 3, 2.5, 2.5, 2), held_out_depth=10) -> Task:
+def make(depths=(2, 3, 4, 5, 6, 7, 8), weights=(1,) * 7, held_out_depth=10) -> Task:
     """Walks; depth is the number of instructions, `Always face forward.` not counted."""
     return Task("navigate", tuple(depths), tuple(weights), held_out_depth, (2, 12), 0.5, True, draw, read,
                 (("Yes", YES), ("No", 1 - YES)))

@@ -4,6 +4,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from neuromas_jax.graph.textgraph import VIEWS
 from neuromas_jax.tasks import splits
 from neuromas_jax.tasks.verify import Verdict, verify_text
 
@@ -11,7 +12,6 @@ SPLITS = ("train", "validation", "test", "held_out")
 # A split holds a tenth of the prompts or more, so this many draws fail only where a split holds no prompt at all.
 MAX_DRAWS = 5000
 PATIENCE = 500
-VIEWS = ("all", "share", "common")
 
 
 @dataclass(frozen=True)
@@ -50,10 +50,12 @@ class Question:
     common: str = ""
     parts: tuple[str, ...] = ()
 
-    def view(self, kind: str, node: int) -> str:
-        """The text that node `node` of the first layer sees; without parts every kind is the whole text.
+    def view(self, kind: str, node: int, width: int | None = None) -> str:
+        """The text that node `node` of a layer of `width` nodes sees; without parts every kind is the whole text.
 
-        kind: `all`, `share` (common text and one part, dealt round robin) or `common`. Raises ValueError on others.
+        kind: `all`, `share` or `common`. A share is the common text and the node's parts, dealt round robin: several parts
+        where there are fewer nodes than parts, one that another node has too where there are more. width: None for one
+        part a node. Raises ValueError on other kinds.
         """
         if kind not in VIEWS:
             raise ValueError(f"unknown view {kind!r}; allowed: {', '.join(VIEWS)}; set the layer's view to one of these")
@@ -61,7 +63,8 @@ class Question:
             return self.text
         if kind == "common":
             return self.common
-        return f"{self.common} ; {self.parts[node % len(self.parts)]}"
+        dealt = min(width or len(self.parts), len(self.parts))
+        return " ; ".join((self.common, *self.parts[node % dealt :: dealt]))
 
 
 @dataclass(frozen=True)

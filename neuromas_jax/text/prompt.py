@@ -9,7 +9,9 @@ A first-layer node has no inbox; its cue ends the shared block. For the embedded
     <s> [MAX 3 5 ] <node> 2 2    <from1> B 5 <from2> C 9 <note> 1    E 9 </s>
 """
 
+from collections.abc import Sequence
 import dataclasses
+import string
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
@@ -23,9 +25,9 @@ from neuromas_jax.text.tokenizer import Tokenizer
 class PromptTemplate:
     """The fixed words of a node's prompt. No roles: a node learns its place, the question and its messages.
 
-    Fields may use `{layer}` and `{index}` (both from 1), `{k}` (place in the inbox, from 1), `{message_tokens}` and
-    `{facts}`: how many facts of `tokens_per_fact` tokens fit into the message. Template text may hold control tokens;
-    questions and messages cannot (see `text.tokenizer`).
+    `tag` may use `{layer}` and `{index}` (both from 1); `slot` `{k}` (place in the inbox, from 1); `note` and `final`
+    `{message_tokens}` and `{facts}`: how many facts of `tokens_per_fact` tokens fit into the message. Template text may hold
+    control tokens; questions and messages cannot (see `text.tokenizer`).
     """
 
     start: str = "<s>"
@@ -34,6 +36,24 @@ class PromptTemplate:
     note: str = "<note> {facts}"
     final: str = "<final> {facts}"
     tokens_per_fact: int = 2
+
+
+BUDGET = ("message_tokens", "facts")
+PLACEHOLDERS = {"start": (), "tag": ("layer", "index"), "slot": ("k",), "note": BUDGET, "final": BUDGET}
+
+
+def check_template(template: PromptTemplate) -> None:
+    """Raises ValueError for a placeholder that a field cannot fill, with those it can."""
+    for field, allowed in PLACEHOLDERS.items():
+        text = getattr(template, field)
+        try:
+            names = [name for _, name, _, _ in string.Formatter().parse(text) if name is not None]
+        except ValueError as error:
+            raise ValueError(f"config key 'prompt.{field}' is {text!r} ({error}); write a brace that stands for itself twice") from error
+        for name in names:
+            if name not in allowed:
+                fitting = ", ".join(f"{{{one}}}" for one in allowed) or "no placeholder"
+                raise ValueError(f"config key 'prompt.{field}' is {text!r} with the placeholder {{{name}}}; allowed here: {fitting}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,8 +79,34 @@ def layer_prompts(graph: TextGraph, template: PromptTemplate, tokenizer: Tokeniz
             tag = tuple(tokenizer.encode_template(template.tag.format(layer=number + 1, index=index + 1)))
             tails.append(tag if senders else tag + cue)
         slots = tuple(tuple(tokenizer.encode_template(template.slot.format(k=k + 1))) for k in range(len(senders)))
-        prompts.append(LayerPrompt(tuple(tokenizer.encode_template(template.start)), tuple(tails), slots, cue))
+        prompts.append(LayerPrompt(tuple(tokenizer.encode_template(template.start.format())), tuple(tails), slots, cue))
     return tuple(prompts)
+
+
+def check_unforgeable(prompts: Sequence[LayerPrompt], tokenizer: Tokenizer, forbidden: Sequence[int]) -> None:
+    """Every slot label, tag and cue must hold a token that no message may: else a message could pass for the template.
+
+    Raises:
+      ValueError: names the first segment that does not, why, and what to do. Labels of late senders are the likely case:
+        `<from17>` is one token only where the tokenizer has it.
+    """
+    closed = set(forbidden)
+    for layer, prompt in enumerate(prompts, 1):
+        tags = [tail if prompt.slots else tail[: len(tail) - len(prompt.cue)] for tail in prompt.tails]
+        named = [("slot", f"label of sender {k}", ids) for k, ids in enumerate(prompt.slots, 1)]
+        named += [("tag", f"tag of node {index}", ids) for index, ids in enumerate(tags, 1)]
+        named.append(("final" if layer == len(prompts) else "note", "cue", prompt.cue))
+        for place, (field, name, ids) in enumerate(named):
+            if closed.intersection(ids):
+                continue
+            allowed = sorted(closed & tokenizer.added_ids)
+            fewer = f", or let a node read {place} senders at most" if field == "slot" and place else ""
+            raise ValueError(
+                f"layer {layer}: the {name}, {tokenizer.decode(ids, keep_added=True)!r}, is made of tokens {list(ids)} "
+                f"that any message may write, so a message could forge it; start prompt.{field} with one of the tokenizer's "
+                f"added tokens ({', '.join(tokenizer.decode([token], keep_added=True) for token in allowed) or 'it has none'}), "
+                f"or add the segment to the tokenizer as an added token{fewer}"
+            )
 
 
 def pack(
@@ -101,7 +147,8 @@ def shared_block(
     tail, tail_valid = padded(prompt.tails)
     shape = (nodes, batch, tail.shape[-1])
     tokens = jnp.concatenate([start, question, jnp.broadcast_to(jnp.asarray(tail)[:, None], shape)], axis=-1)
-    keep = jnp.concatenate([jnp.ones_like(start, bool), valid, jnp.broadcast_to(jnp.asarray(tail_valid)[:, None], shape)], axis=-1)
+    keep = jnp.concatenate(
+        [jnp.ones_like(start, bool), valid, jnp.broadcast_to(jnp.asarray(tail_valid)[:, None], shape)], axis=-1)
     tokens, keep = pack(tokens, keep, tokens.shape[-1])
     return tokens[:, :, None], keep[:, :, None]
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from neuromas_jax.graph import TextGraph
 from neuromas_jax.rollout import Questions
-from neuromas_jax.tasks import Question
+from neuromas_jax.tasks import FileTask, Question
 from neuromas_jax.text.tokenizer import Tokenizer
 
 
@@ -20,10 +20,19 @@ def question_ids(question: Question, graph: TextGraph, tokenizer: Tokenizer, buc
     """Ids of one question, one list per distinct view of the graph.
 
     Raises:
-      TooLong: a view is longer than the largest bucket. Questions are never cut.
+      TooLong: the whole question is longer than the largest bucket, whatever the views show of it: methods that see more of it
+        and less are asked the same questions. Questions are never cut.
+      ValueError: a node sees less than all of a question that has no parts.
     """
-    ids = [tokenizer.encode(question.view(kind, share)) for kind, share in graph.views()]
-    longest = max(map(len, ids))
+    views = graph.views()
+    partial = [kind for kind, _ in views if kind != "all"]
+    if partial and not question.parts:
+        raise ValueError(
+            f"the family's view is {partial[0]!r}, but question {question.index} has no parts: {question.text[:80]!r}; "
+            "set families.<name>.view to 'all', or take a task whose questions come in parts, such as 'parts'"
+        )
+    ids = [tokenizer.encode(question.view(kind, share, graph.shares)) for kind, share in views]
+    longest = max(map(len, [*ids, tokenizer.encode(question.text)] if partial else ids))
     if longest > buckets[-1]:
         raise TooLong(
             f"question {question.index} has {longest} tokens and the largest bucket is {buckets[-1]}: {question.text[:80]!r}; "
@@ -33,7 +42,10 @@ def question_ids(question: Question, graph: TextGraph, tokenizer: Tokenizer, buc
 
 
 def pad_questions(rows: Sequence[list[list[int]]], numbers: Sequence[int], buckets: Sequence[int]) -> Questions:
-    """A batch from the ids of its questions (`question_ids`) and their numbers in the split, which seed their episodes."""
+    """A batch from the ids of its questions (`question_ids`) and a number for each, which seeds its episodes.
+
+    In training that is its number in the split, in evaluation its place among the questions asked.
+    """
     longest = max(len(ids) for row in rows for ids in row)
     bucket = next(bucket for bucket in buckets if bucket >= longest)
     tokens = np.zeros((len(rows[0]), len(rows), bucket), np.int32)
@@ -76,7 +88,7 @@ def distinct_questions(task, split: str, depth: int | None, count: int) -> list[
 
     A file gives all its rows.
     """
-    if hasattr(task, "questions"):
+    if isinstance(task, FileTask):
         return list(task.questions(split, depth))[:count]
     found = collections.OrderedDict()
     for index in range(8 * count):

@@ -1,4 +1,7 @@
-"""Checkpoints: adapters, optimizer moments, key, data cursor, step, config, graph and lineage, by Orbax v1. Orbax stays in here."""
+"""Checkpoints, by Orbax v1: adapters, optimizer moments, key, data cursor, step, config, graph and lineage.
+
+Orbax stays in here.
+"""
 
 import json
 from pathlib import Path
@@ -12,7 +15,7 @@ KEEP = 2
 
 
 class CheckpointError(ValueError):
-    """A checkpoint cannot be used: damaged, or of another config or graph."""
+    """A checkpoint cannot be used: damaged, of another config or graph, or of a longer run."""
 
 
 def fingerprint(description: dict) -> str:
@@ -41,17 +44,20 @@ def describe(folder: Path, step: int) -> dict:
     try:
         return ocp.metadata(path.resolve()).custom_metadata
     except Exception as error:  # Orbax raises whatever its file readers raise
-        raise CheckpointError(f"checkpoint {path} cannot be read ({error}); remove that folder to go on from an older one") from error
+        raise CheckpointError(f"checkpoint {path} cannot be read ({error}); "
+                              "remove that folder to go on from an older one") from error
 
 
-def restore(folder: Path, like, description: dict):
-    """The newest checkpoint, as arrays like those of `like`.
+def newest(folder: Path, description: dict, most: int) -> int | None:
+    """Step of the newest checkpoint, None if there is none. Its arrays are not read.
 
-    Returns:
-      (step, state), or None if there is no checkpoint.
+    Args:
+      folder: what `save` wrote to.
+      description: what the checkpoint must belong to.
+      most: steps that the run asks for.
 
     Raises:
-      CheckpointError: it belongs to another config or graph, or is damaged. Nothing is changed on disk.
+      CheckpointError: it belongs to another config or graph, is past `most`, or does not say what it belongs to.
     """
     found = steps(folder)
     if not found:
@@ -59,13 +65,33 @@ def restore(folder: Path, like, description: dict):
     step, path = found[-1], folder / f"step_{found[-1]:06d}"
     stored = describe(folder, step)
     if not stored or set(description) - set(stored):
-        raise CheckpointError(f"checkpoint {path} does not say what it belongs to, so it is damaged; remove that folder to go on from an older one")
+        raise CheckpointError(f"checkpoint {path} does not say what it belongs to, so it is damaged; "
+                              "remove that folder to go on from an older one")
     for name, value in description.items():
         if fingerprint({name: value}) != fingerprint({name: stored.get(name)}):
             raise CheckpointError(
                 f"{path} was made with another {name}: it has {stored.get(name)!r}, this run has {value!r}; "
                 "give another --workdir, or the config that made it"
             )
+    if step > most:
+        raise CheckpointError(f"{path} was trained for {step} steps, this config asks for {most}; "
+                              "give another --workdir, or as many steps")
+    return step
+
+
+def restore(folder: Path, like, description: dict, most: int):
+    """The newest checkpoint, as arrays like those of `like`; see `newest` for the other arguments.
+
+    Returns:
+      (step, state), or None if there is no checkpoint.
+
+    Raises:
+      CheckpointError: it belongs to another config or graph, is past `most`, or is damaged. Nothing is changed on disk.
+    """
+    step = newest(folder, description, most)
+    if step is None:
+        return None
+    path = folder / f"step_{step:06d}"
     abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like)
     try:
         return step, ocp.load(path.resolve(), abstract)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from neuromas_jax.rollout import blank_nodes, no_interventions, shuffle_questions
-from neuromas_jax.tasks import Verdict
+from neuromas_jax.tasks import Question, Verdict
 from neuromas_jax.train.batches import TooLong, pad_questions, question_ids
 from neuromas_jax.train.run import Compiled
 
@@ -20,15 +20,18 @@ class Scores:
 
     Attributes:
       n: questions asked; too_long: questions left out because no bucket holds them (counted as wrong by nobody, reported).
+      asked: the questions asked, in the order given.
       right: questions answered right.
       format_rate: answers that could be read; truncated: readout messages that hit their limit without an end.
       top_answer_share: share of the most frequent answer.
       tokens: tokens written per question, by all calls.
-      top_messages: per node, its most frequent message and that message's share.
+      top_messages: per node, its most frequent message and that message's share; top_labels: the same of what messages are about.
+      node_format: per node, share of messages that state something: a label with a value; of the readout, of readable answers.
     """
 
     n: int
     too_long: int
+    asked: tuple[Question, ...]
     right: int
     format_rate: float
     truncated: float
@@ -36,6 +39,7 @@ class Scores:
     tokens: float
     top_messages: tuple[tuple[str, float], ...]
     top_labels: tuple[tuple[str, float], ...]
+    node_format: tuple[float, ...]
 
     @property
     def accuracy(self) -> float:
@@ -51,7 +55,7 @@ def wilson(right: int, n: int, z: float = 1.959964) -> tuple[float, float]:
     share = right / n
     centre = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return max(0.0, centre - half), min(1.0, centre + half)
+    return centre - half if right else 0.0, centre + half if right < n else 1.0  # exact at the ends
 
 
 def message_texts(tokenizer, end_id: int, layer) -> list:
@@ -83,7 +87,9 @@ def majority(verdicts: list[Verdict]) -> Verdict:
     return next(verdict for verdict in verdicts if verdict.answer == winner and verdict.outcome != "malformed")
 
 
-def evaluate(compiled: Compiled, bank, questions, key, messages: str | None = None, blanked: int | None = None, task=None) -> Scores:
+def evaluate(
+    compiled: Compiled, bank, questions, key, messages: str | None = None, blanked: int | None = None, task=None
+) -> Scores:
     """Evaluates adapters on questions, in batches of the training shape so that no further program is compiled.
 
     Args:
@@ -125,13 +131,17 @@ def evaluate(compiled: Compiled, bank, questions, key, messages: str | None = No
     said = [collections.Counter() for _ in range(graph.size)]
     for start in range(0, len(order), size):
         chosen = order[start : start + size]
-        filled = [chosen[i % len(chosen)] for i in range(size)]  # a short last batch is filled up and the filling dropped
+        # A short last batch is filled up, and the filling dropped: with other questions, whose messages a shuffle can bring.
+        filled = [order[(start + i) % len(order)] for i in range(size)]
         batch = pad_questions([rows[i] for i in filled], filled, run.family.buckets)
         answers = [[] for _ in chosen]
         for number in range(passes):
             episodes = compiled.rollout(bank, batch, keep, jax.random.fold_in(key, number), greedy=method.votes == 1)
             used = min(method.votes - number * group, group)
-            texts = [message_texts(tokenizer, run.program.sampling.end_id, jax.tree.map(lambda x: x[:, : len(chosen), :used], layer)) for layer in episodes]
+            texts = [
+                message_texts(tokenizer, run.program.sampling.end_id, jax.tree.map(lambda x: x[:, : len(chosen), :used], layer))
+                for layer in episodes
+            ]
             cut = readout_truncated(episodes[-1], run.program.sampling.end_id)
             for place, i in enumerate(chosen):
                 answers[place] += [task.verify(text, asked[i]) for text in texts[-1][0][place]]
@@ -143,16 +153,20 @@ def evaluate(compiled: Compiled, bank, questions, key, messages: str | None = No
     final = [majority(group) for group in verdicts]
     every = [verdict for group in verdicts for verdict in group]
     answers = collections.Counter(verdict.answer for verdict in final if verdict.outcome != "malformed")
+    format_rate = sum(verdict.outcome != "malformed" for verdict in every) / len(every)
+    known = frozenset(fact.label for question in asked for fact in question.facts)
     return Scores(
         n=len(asked),
         too_long=len(questions) - len(asked),
+        asked=tuple(asked),
         right=sum(verdict.reward == 1 for verdict in final),
-        format_rate=sum(verdict.outcome != "malformed" for verdict in every) / len(every),
+        format_rate=format_rate,
         truncated=sum(truncated) / len(truncated),
         top_answer_share=max(answers.values(), default=0) / len(asked),
         tokens=tokens / len(asked),
         top_messages=tuple(_top(counter) for counter in said),
-        top_labels=tuple(_top(_labels(counter)) for counter in said),
+        top_labels=tuple(_top(_labels(counter, known)) for counter in said),
+        node_format=(*(_stating(counter, known) for counter in said[:-1]), format_rate),
     )
 
 
@@ -161,13 +175,23 @@ def _top(counter: collections.Counter) -> tuple[str, float]:
     return text, count / counter.total()
 
 
-def _labels(counter: collections.Counter) -> collections.Counter:
-    """What messages are about: the words that stand where labels do, `A 7 B 3` -> `A B`."""
+def _is_label(word: str, known: frozenset) -> bool:
+    """Whether a word is a label of the questions' facts; of questions without facts, whether it could be one."""
+    return word in known if known else word.isalpha() and word not in VALUES
+
+
+def _labels(counter: collections.Counter, known: frozenset) -> collections.Counter:
+    """What messages are about: their labels, `A 7 B 3` -> `A B`; `-` where they have none."""
     labels = collections.Counter()
     for text, count in counter.items():
-        words = text.split()
-        labels[" ".join(word for word in words if word.isalpha() and word not in VALUES) if words else "-"] += count
+        labels[" ".join(word for word in text.split() if _is_label(word, known)) or "-"] += count
     return labels
+
+
+def _stating(counter: collections.Counter, known: frozenset) -> float:
+    """Share of messages that begin with a label and go on."""
+    stating = sum(count for text, count in counter.items() if len(words := text.split()) > 1 and _is_label(words[0], known))
+    return stating / counter.total()
 
 
 VALUES = frozenset(["True", "False", "Yes", "No"])

@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+import os
 from pathlib import Path
+import re
 import time
 
 import jax
@@ -11,12 +13,17 @@ import numpy as np
 
 from neuromas_jax.rl import LearnerState, UpdateMetrics, advantages, init_learner
 from neuromas_jax.rollout import Episodes, no_interventions
-from neuromas_jax.tasks import Verdict
+from neuromas_jax.tasks import FileTask, Verdict
 from neuromas_jax.train import checkpoint
 from neuromas_jax.train.batches import distinct_questions, next_batch
 from neuromas_jax.train.evaluate import evaluate, message_texts, readout_truncated
 from neuromas_jax.train.metrics import Metrics
 from neuromas_jax.train.run import Compiled, Run
+
+
+# Seeds start so far apart in the training split, more than any run takes. A family's split has no end; a number has 32 bits,
+# so there are so many starts, after which seeds share questions again.
+SEED_STRIDE, SEED_STARTS = 10_000_000, 214
 
 
 class NonFinite(FloatingPointError):
@@ -32,7 +39,7 @@ class TrainState:
       learner: adapters, moments, learning rates.
       key: the run's key; each use folds in its purpose and step.
       step: steps done.
-      cursor: number of the next training question.
+      cursor: number of the next training question; starts at `first_question`.
     """
 
     learner: LearnerState
@@ -41,20 +48,43 @@ class TrainState:
     cursor: jax.Array
 
 
+def first_question(task, seed: int) -> int:
+    """Number of the first training question of a seed, so that seeds differ in what they see and not only in adapters.
+
+    A file's rows are finite: there a seed starts at the beginning of a pass of its own, with all rows in another order.
+    """
+    start = seed % SEED_STARTS * SEED_STRIDE
+    rows = len(task.questions("train")) if isinstance(task, FileTask) else 1
+    return start - start % max(rows, 1)
+
+
 def init_state(run: Run, seed: int) -> TrainState:
+    """The state before the first step, a function of the run and its seed. Raises ValueError for a task without training rows."""
     learner = init_learner(run.optimizer, run.new_bank(seed))
-    return TrainState(learner, jax.random.key(seed), jnp.int32(0), jnp.int32(0))
+    return TrainState(learner, jax.random.key(seed), jnp.int32(0), jnp.int32(first_question(run.task, seed)))
+
+
+def system(run: Run) -> dict:
+    """What adapters are at home in, as plain JSON: another graph, scale or prompt would make another system of them."""
+    graph = {**dataclasses.asdict(run.method.graph), "slots": run.method.slots, "ranks": run.method.ranks}
+    prompt = {**dataclasses.asdict(run.config.prompt), "tokens_per_fact": run.family.tokens_per_fact}
+    return json.loads(json.dumps({"graph": graph, "adapters": dataclasses.asdict(run.config.adapters), "prompt": prompt}))
 
 
 def description(run: Run, seed: int) -> dict:
-    """What a checkpoint belongs to. Left out: steps and cadence, since a run may be made longer, and what only trades time for memory."""
+    """What a checkpoint belongs to.
+
+    Left out: steps and cadence, since a run may be made longer; what only trades time for memory; what only evaluation reads.
+    """
     config = dataclasses.asdict(run.config)
-    kept = {name: config[name] for name in ("backbone", "adapters", "prompt", "rollout", "objective", "optimizer")}
-    kept["optimizer"] = dataclasses.asdict(run.optimizer)
+    kept = {name: config[name] for name in ("rollout", "objective")}
     del kept["rollout"]["microbatch"]
-    text = json.loads(json.dumps({**kept, "family": dataclasses.asdict(run.family), "seed": seed}))
-    graph = dataclasses.asdict(run.method.graph)
-    return {"backbone": run.parts.fingerprint, "config": text, "graph": json.loads(json.dumps({**graph, "slots": run.method.slots, "ranks": run.method.ranks})), "lineage": []}
+    family = {name: getattr(run.family, name) for name in ("task", "options", "buckets")}
+    home = system(run)
+    graph = home.pop("graph")
+    text = {**home, **kept, "optimizer": dataclasses.asdict(run.optimizer), "family": family, "seed": seed}
+    data = run.task.checksum() if isinstance(run.task, FileTask) else None
+    return {"backbone": run.parts.fingerprint, "config": json.loads(json.dumps(text)), "data": data, "graph": graph, "lineage": []}
 
 
 def train(compiled: Compiled, folder: Path, seed: int, steps: int, title: str = "train") -> TrainState:
@@ -64,18 +94,19 @@ def train(compiled: Compiled, folder: Path, seed: int, steps: int, title: str = 
 
     Raises:
       NonFinite: with the step and the node; checkpoints are left as they are.
-      checkpoint.CheckpointError: the folder holds another run's checkpoint, or a damaged one.
+      checkpoint.CheckpointError: the folder holds another run's checkpoint, one past `steps`, or a damaged one.
     """
     run, training = compiled.run, compiled.run.config.training
     batch_size, group = run.config.rollout.questions, run.config.rollout.group
     state, belongs = init_state(run, seed), description(run, seed)
-    found = checkpoint.restore(folder / "checkpoints", state, belongs)
+    found = checkpoint.restore(folder / "checkpoints", state, belongs, steps)
     if found:
         state = found[1]
     validation = distinct_questions(run.task, "validation", None, training.validation_questions)
     keep = no_interventions(run.method.graph, batch_size, group)
     folder.mkdir(parents=True, exist_ok=True)
     metrics = Metrics(folder, int(state.step), steps, title)
+    cut_episodes(folder / "episodes.txt", int(state.step))
     window = Window()
     try:
         while int(state.step) < steps:
@@ -83,7 +114,8 @@ def train(compiled: Compiled, folder: Path, seed: int, steps: int, title: str = 
             key = jax.random.fold_in(state.key, 2)  # purpose: rollout
             # 1. questions and what the graph writes
             questions, batch, cursor, skipped = next_batch(
-                run.task, int(state.cursor), batch_size, run.method.graph, run.parts.tokenizer, run.family.buckets, run.config.rollout.too_long)
+                run.task, int(state.cursor), batch_size, run.method.graph, run.parts.tokenizer,
+                run.family.buckets, run.config.rollout.too_long)
             started, compiled_before = time.perf_counter(), sum(compiled.compile_seconds.values())
             episodes = compiled.rollout(state.learner.bank, batch, keep, jax.random.fold_in(key, step))
             # 2. verdicts, on the host
@@ -94,19 +126,20 @@ def train(compiled: Compiled, folder: Path, seed: int, steps: int, title: str = 
             learner, numbers = compiled.update(state.learner, episodes, jnp.asarray(rewards), batch.tokens.shape[-1])
             numbers = jax.device_get(numbers)
             state = TrainState(learner, state.key, jnp.int32(step + 1), jnp.int32(cursor))
-            _check_finite(run, numbers, step + 1)
+            check_finite(run, numbers, step + 1)
             # 4. numbers
             compile_seconds = sum(compiled.compile_seconds.values())
             window.add(episodes, rewards, time.perf_counter() - started - (compile_seconds - compiled_before), skipped)
             last = step + 1 == steps
             if (step + 1) % training.evaluate_every == 0 or last or step == 0:
                 record = {"step": step + 1, **window.take(), "compile_seconds": round(compile_seconds, 2)}
-                record["nodes"] = node_numbers(compiled, state.learner.bank, episodes, verdicts, numbers, validation, state.key)
+                record["nodes"] = node_numbers(compiled, state.learner.bank, episodes, numbers, validation, state.key)
                 record["accuracy"] = record["nodes"].pop("accuracy")
                 metrics.write(record)
                 write_episodes(run, folder / "episodes.txt", step + 1, questions, episodes, verdicts, rewards)
                 window.accuracy = record["accuracy"]
-            metrics.progress(accuracy=f"{window.accuracy:.2f}", reward=f"{rewards.mean():.2f}", tokens_per_s=f"{window.speed:.0f}")
+            metrics.progress(
+                accuracy=f"{window.accuracy:.2f}", reward=f"{rewards.mean():.2f}", tokens_per_s=f"{window.speed:.0f}")
             # 5. checkpoint
             if (step + 1) % training.checkpoint_every == 0 or last:
                 checkpoint.save(folder / "checkpoints", step + 1, state, belongs)
@@ -143,29 +176,32 @@ class Window:
         return record
 
 
-def _check_finite(run: Run, numbers: UpdateMetrics, step: int) -> None:
+def check_finite(run: Run, numbers: UpdateMetrics, step: int) -> None:
     """Raises NonFinite naming the step and the first node whose loss or slot gradient is not finite."""
     for node, slot in enumerate(run.method.slots):
         for name, value in (("loss", numbers.loss[node]), ("gradient", numbers.gradient_norm[slot])):
             if not np.isfinite(value):
                 raise NonFinite(
-                    f"step {step}: the {name} of node {node} (layer {run.method.graph.place(node)[0] + 1}, slot {slot}) is {value}; "
-                    "the last good checkpoint is kept: lower the learning rate or optimizer.clip and run again"
+                    f"step {step}: the {name} of node {node} "
+                    f"(layer {run.method.graph.place(node)[0] + 1}, slot {slot}) is {value}; "
+                    "the last good checkpoint is kept: lower the learning rate or optimizer.clip and give another --workdir"
                 )
 
 
-def node_numbers(compiled: Compiled, bank, episodes: Episodes, verdicts, numbers: UpdateMetrics, validation, key) -> dict:
-    """Per node: gradient norm, entropy, message length, truncation and format rate, its commonest message and label on
-    validation, and how far accuracy falls when its message is blanked."""
+def node_numbers(compiled: Compiled, bank, episodes: Episodes, numbers: UpdateMetrics, validation, key) -> dict:
+    """Per node: gradient norm, entropy, message length and truncation in the last batch; format rate, commonest message and label
+    on validation, and how far accuracy falls there when its message is blanked."""
     run = compiled.run
     graph, end_id = run.method.graph, run.program.sampling.end_id
     scores = evaluate(compiled, bank, validation, key)
-    sums = [np.concatenate([getattr(layer, name) for layer in numbers.layers]) for name in ("tokens", "entropy", "kl", "log_prob_gap")]
+    sums = [np.concatenate([getattr(layer, name) for layer in numbers.layers])
+            for name in ("tokens", "entropy", "kl", "log_prob_gap")]
     tokens, entropy, kl, gap = sums
     length = np.concatenate([np.asarray(layer.live).sum(-1).mean((1, 2)) for layer in episodes])
-    cut = np.concatenate([(np.asarray(layer.live).all(-1) & (np.asarray(layer.message)[..., -1] != end_id)).mean((1, 2)) for layer in episodes])
+    cut = np.concatenate([(np.asarray(layer.live).all(-1) & (np.asarray(layer.message)[..., -1] != end_id)).mean((1, 2))
+                          for layer in episodes])
     readers = range(graph.size - graph.layers[-1].width)
-    subset = validation[: run.config.rollout.questions]
+    subset = scores.asked[: run.config.rollout.questions]
     kept = evaluate(compiled, bank, subset, key).accuracy
     blanked = [kept - evaluate(compiled, bank, subset, key, blanked=node).accuracy for node in readers]
     return {
@@ -176,7 +212,7 @@ def node_numbers(compiled: Compiled, bank, episodes: Episodes, verdicts, numbers
         "sampler_gap": gap.tolist(),
         "message_tokens": length.tolist(),
         "truncated": cut.tolist(),
-        "format_rate": float(np.mean([verdict.outcome != "malformed" for row in verdicts for verdict in row])),
+        "format_rate": list(scores.node_format),
         "truncated_answers": float(readout_truncated(episodes[-1], end_id).mean()),
         "top_message": [text for text, _ in scores.top_messages],
         "top_message_share": [share for _, share in scores.top_messages],
@@ -187,24 +223,43 @@ def node_numbers(compiled: Compiled, bank, episodes: Episodes, verdicts, numbers
     }
 
 
-def write_episodes(run: Run, path: Path, step: int, questions, episodes: Episodes, verdicts: list[list[Verdict]], rewards, count: int = 2) -> None:
-    """Appends a few whole episodes as readable text: question, each node's prompt tail and message, answer, reward, advantage."""
+def write_episodes(
+    run: Run, path: Path, step: int, questions, episodes: Episodes, verdicts: list[list[Verdict]], rewards, count: int = 2
+) -> None:
+    """Appends a few whole episodes as readable text: question, each node's prompt tail and message, answer, reward, advantage.
+
+    They are the first episodes of the batch's first `count` questions, whatever they earned.
+    """
     tokenizer, graph, end_id = run.parts.tokenizer, run.method.graph, run.program.sampling.end_id
     credit = np.asarray(advantages(run.objective.credit, jnp.asarray(rewards)))
     texts = [text for layer in episodes for text in message_texts(tokenizer, end_id, layer)]
     lines = []
     for b in range(min(count, len(questions))):
-        g = int(np.argmax(rewards[b]))
+        g, group = 0, len(rewards[b])
         verdict = verdicts[b][g]
-        lines += [f"== step {step}, question {questions[b].index}, episode {g}", f"question: {questions[b].text}"]
+        lines += [f"== step {step}, question {questions[b].index}, episode {g} of {group} (the first, whatever it earned)",
+                  f"question: {questions[b].text}"]
         for node in range(graph.size):
             number, place = graph.place(node)
             layer = episodes[number]
             tail = np.asarray(layer.own[place, b, g])[np.asarray(layer.own_valid[place, b, g])]
             if not len(tail):
                 tail = np.asarray(layer.shared[place, b, 0])[np.asarray(layer.shared_valid[place, b, 0])][-5:]
-            lines.append(f"  node {node} (layer {number + 1}): ...{tokenizer.decode(tail, keep_added=True)} -> {texts[node][b][g]}")
+            lines.append(f"  node {node} (layer {number + 1}): "
+                         f"...{tokenizer.decode(tail, keep_added=True)} -> {texts[node][b][g]}")
         lines += [f"answer: {verdict.answer!r} ({verdict.outcome}; gold {questions[b].answer!r})",
-                  f"reward {rewards[b, g]:.0f}, advantage {credit[b, g]:+.3f}; the group earned {rewards[b].mean():.2f}", ""]
+                  f"reward {rewards[b, g]:g}, advantage {credit[b, g]:+.3f}; the group earned {rewards[b].mean():.2f}", ""]
     with open(path, "a", encoding="utf-8") as file:
         file.write("\n".join(lines) + "\n")
+
+
+def cut_episodes(path: Path, step: int) -> None:
+    """Drops the episodes after `step`, which a resumed run writes again, and one that was cut off as it was written."""
+    if not path.exists():
+        return
+    text = path.read_text(encoding="utf-8", errors="replace")
+    text = text[: text.rfind("\n\n") + 2] if "\n\n" in text else ""  # a whole episode ends with an empty line
+    later = (found.start() for found in re.finditer(r"^== step (\d+), ", text, re.MULTILINE) if int(found.group(1)) > step)
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(text[: next(later, len(text))], encoding="utf-8")
+    os.replace(temporary, path)

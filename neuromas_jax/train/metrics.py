@@ -1,6 +1,7 @@
 """Where numbers go: `metrics.jsonl`, TensorBoard events (without TensorFlow) and a progress bar."""
 
 import json
+import os
 from pathlib import Path
 
 from tensorboardX import SummaryWriter
@@ -12,8 +13,7 @@ class Metrics:
 
     def __init__(self, folder: Path, step: int, total: int, title: str):
         self.path = folder / "metrics.jsonl"
-        kept = [line for line in self.path.read_text().splitlines() if json.loads(line)["step"] <= step] if self.path.exists() else []
-        self.path.write_text("".join(line + "\n" for line in kept))
+        cut_log(self.path, step)
         self._events = SummaryWriter(str(folder / "events"), purge_step=step or None)
         self._bar = tqdm(total=total, initial=step, desc=title, unit="step", dynamic_ncols=True, mininterval=0.5)
 
@@ -45,5 +45,30 @@ def _scalars(record: dict, prefix: str = ""):
 
 
 def read_metrics(folder: Path) -> list[dict]:
-    """The records of a run's `metrics.jsonl`, oldest first."""
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    """The records of a run's `metrics.jsonl`, oldest first; see `read_log`."""
+    return read_log(folder / "metrics.jsonl")
+
+
+def read_log(path: Path) -> list[dict]:
+    """The records of a JSONL log, oldest first. A last line that cannot be read is left out: a kill or a full disk cuts it off.
+
+    Raises:
+      ValueError: another line is damaged, with file and line.
+    """
+    records, lines = [], path.read_bytes().splitlines()
+    for number, line in enumerate(lines, 1):
+        try:
+            records.append(json.loads(line))
+        except ValueError as error:
+            if number < len(lines):
+                raise ValueError(f"{path}, line {number}: {line[:80]!r} is not a JSON record ({error}); "
+                                 "remove that line and run again") from error
+    return records
+
+
+def cut_log(path: Path, step: int) -> None:
+    """Drops the log's records after `step`, and a last line that was cut off. Raises ValueError as `read_log` does."""
+    kept = [record for record in read_log(path) if record["step"] <= step] if path.exists() else []
+    temporary = path.with_suffix(".tmp")  # a kill in here must not lose the records that are kept
+    temporary.write_text("".join(json.dumps(record) + "\n" for record in kept))
+    os.replace(temporary, path)

@@ -78,7 +78,7 @@ def make_run(config: Config, family_name: str, method_name: str, learning_rate: 
     task = make_task(family.task, **dict(family.options))
     parts = load_parts(config.backbone, config.remat)
     batch = config.rollout.questions
-    microbatch = default_microbatch(batch) if config.rollout.microbatch is None else config.rollout.microbatch
+    microbatch = config.rollout.microbatch or default_microbatch(batch, config.rollout.group, method.graph)
     check_microbatch(microbatch, batch)
     sampling = make_sampling(parts.tokenizer, parts.backbone.config.vocab_size, config.rollout.temperature)
     template = dataclasses.replace(config.prompt, tokens_per_fact=family.tokens_per_fact)
@@ -100,7 +100,8 @@ class Compiled:
         self.compile_seconds: dict[tuple[str, int], float] = {}
         self._programs: dict[tuple[str, int], jax.stages.Compiled] = {}
         self._rollout = jax.jit(functools.partial(rollout, run.program))
-        self._update = jax.jit(functools.partial(update, run.objective, dataclasses.replace(run.optimizer, learning_rate=0.0), run.program), donate_argnums=1)
+        constants = dataclasses.replace(run.optimizer, learning_rate=0.0)
+        self._update = jax.jit(functools.partial(update, run.objective, constants, run.program), donate_argnums=1)
 
     def share(self, other: "Compiled") -> None:
         """Uses the programs of another run with the same static parts (`Program`, objective, optimizer constants, batch size)."""

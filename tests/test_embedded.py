@@ -1,0 +1,106 @@
+"""The backbone that the package ships: what is recorded beside it is true of its weights."""
+
+import collections
+import importlib.util
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from neuromas_jax.backbone import load_backbone
+from neuromas_jax.backbone.huggingface import EMBEDDED
+from neuromas_jax.config import parse
+from neuromas_jax.pretrain.documents import DocumentWriter
+from neuromas_jax.pretrain.forward import target_logits
+from neuromas_jax.pretrain.skills import SkillTest
+from neuromas_jax.rollout import no_interventions
+from neuromas_jax.tasks import FAMILIES
+from neuromas_jax.text.prompt import PromptTemplate
+from neuromas_jax.text.tokenizer import load_tokenizer
+from neuromas_jax.train.batches import pad_questions, question_ids
+from neuromas_jax.train.evaluate import message_texts
+from neuromas_jax.train.run import Compiled, make_run
+
+
+@pytest.fixture(scope="module")
+def config():
+    """What the embedded backbone is made from."""
+    path = Path(__file__).parents[1] / "configs" / "embedded_backbone.py"
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config()
+
+
+def test_the_shipped_record_is_that_of_the_shipped_backbone(config):
+    record, backbone = json.loads((EMBEDDED / "skills.json").read_text()), load_backbone(EMBEDDED)
+    assert (record["seed"], record["steps"], record["parameters"]) == (config.seed, config.steps, backbone.size)
+    assert record["documents"] == config.steps * config.batch and record["skill_questions"] == config.skill_questions
+    assert record["evaluation_rows_in_documents"] == 0
+    sizes = {name: getattr(backbone.config, name) for name in config.decoder}
+    assert sizes == config.decoder.to_dict() and backbone.config.vocab_size == load_tokenizer(EMBEDDED).vocab_size
+    log = [json.loads(line) for line in (EMBEDDED / "pretrain_log.jsonl").read_text().splitlines()]
+    assert log[-1]["step"] == config.steps and log[-1]["skills"] == record["skills"]
+
+
+def test_the_shipped_weights_know_the_single_steps_of_every_family(config):
+    """The record is of these weights and of the questions as they are drawn today; and every skill is there."""
+    record, backbone = json.loads((EMBEDDED / "skills.json").read_text()), load_backbone(EMBEDDED)
+    test = SkillTest({name: FAMILIES[name]() for name in config.families},
+                     DocumentWriter(load_tokenizer(EMBEDDED), PromptTemplate()), config.skill_questions, config.lengths[-1])
+    assert test.fingerprint() == record["skill_test"]
+    predict = jax.jit(lambda part: jnp.argmax(target_logits(backbone.params, backbone.config, part), axis=-1))
+    measured = test.accuracy(lambda part: np.asarray(predict(part)))
+    for family, skills in record["skills"].items():
+        for skill, recorded in skills.items():
+            assert abs(measured[family][skill] - recorded) <= 2 / config.skill_questions, (family, skill)  # rounding may tip one
+            assert recorded >= 0.8 or skill == "direct", (family, skill, recorded)
+
+
+def sampled(family, message_tokens, depth, questions=32, **options):
+    """Messages of two first-layer nodes without adapters: (per node, texts of all episodes; the questions, one per text)."""
+    config = parse(dict(
+        families={family: dict(options=options, message_tokens=message_tokens, tokens_per_fact=2, buckets=(64,))},
+        graph=dict(topology="2-1"), rollout=dict(questions=questions, group=16)))
+    run = make_run(config, family, "graph_untrained")
+    compiled = Compiled(run)
+    asked = [run.task.generate("validation", index, depth) for index in range(questions)]
+    rows = [question_ids(question, run.method.graph, run.parts.tokenizer, run.family.buckets) for question in asked]
+    episodes = compiled.rollout(run.new_bank(0), pad_questions(rows, range(questions), run.family.buckets),
+                                no_interventions(run.method.graph, questions, 16), jax.random.key(0))
+    texts = message_texts(run.parts.tokenizer, run.program.sampling.end_id, episodes[0])
+    return [[text for row in node for text in row] for node in texts], [question for question in asked for _ in range(16)]
+
+
+@pytest.mark.parametrize("family, depth", [("listops", 3), ("modular", 3), ("arithmetic", 4)])
+def test_it_is_not_steered_towards_any_fact(family, depth):
+    """Seven facts follow from such a question: each is said about as often, by either node, whatever its place."""
+    messages, asked = sampled(family, 2, depth)
+    for node in messages:
+        counts = collections.Counter(text.split(" ")[0] for text in node)
+        shares = [counts[fact.label] / len(node) for fact in asked[0].facts]
+        assert len(shares) == 7 and min(shares) > 1 / 14 and max(shares) < 2 / 7, counts
+
+
+def test_it_writes_several_facts_in_one_message():
+    """They are right where they follow in one step, also from what the message says before; `answer 7` at once is a guess."""
+    messages, asked = sampled("listops", 6, 2)
+    stated, one_step, right, whole = 0, 0, 0, 0
+    for node in messages:
+        for text, question in zip(node, asked):
+            words, facts, said = text.split(), {fact.label: fact for fact in question.facts}, set()
+            pairs = list(zip(words[::2], words[1::2]))
+            whole += len(words) % 2 == 0 and len(pairs) >= 1 and all(label in facts for label, _ in pairs)
+            stated += len(pairs)
+            for label, value in pairs:
+                if label in facts and said.issuperset(facts[label].needs):
+                    one_step += 1
+                    right += facts[label].value == value
+                    said |= {label} if facts[label].value == value else set()
+    count = sum(map(len, messages))
+    print(f"{whole / count:.3f} whole, {stated / count:.2f} facts a message, {one_step / count:.2f} in one step, "
+          f"{right / one_step:.3f} of these right")
+    assert whole / count > 0.95 and stated / count > 1.25 and one_step / count > 0.8 and right / one_step > 0.95

@@ -1,0 +1,73 @@
+"""What is published in results/ and shown in the README belongs together, and to the backbone that the package ships."""
+
+import itertools
+import json
+from pathlib import Path
+import runpy
+import zlib
+
+import pytest
+
+from neuromas_jax.analysis.pooling import difference, gather, read_records
+from neuromas_jax.analysis.table import readme_table
+from neuromas_jax.config import parse
+from neuromas_jax.experiments.cells import sweep_cells, train_cells
+from neuromas_jax.experiments.run import identity
+from neuromas_jax.train.run import load_parts, make_run
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "results" / "reference"
+CELLS = sorted(RESULTS.glob("*/*/*/done.json"))
+
+
+def test_the_readme_shows_the_published_results():
+    assert readme_table(read_records(RESULTS / "results.jsonl")) in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("stage", ["sweep", "train"])
+def test_published_cells_were_trained_on_the_shipped_backbone(stage):
+    done = [json.loads(path.read_text()) for path in CELLS if path.parts[-4] == stage]
+    assert done and {one["backbone"] for one in done} == {load_parts("embedded").fingerprint}
+
+
+def test_published_cells_are_those_of_the_reference_config():
+    """Every one has the seed, rate and steps that it asks for, and its family is complete."""
+    config = parse(runpy.run_path(str(ROOT / "configs" / "reference.py"))["get_config"]())
+    records = read_records(RESULTS / "results.jsonl")
+    families = [name for name in config.families if name in {record["family"] for record in records}]
+    for family in families:
+        stages = {"sweep": sweep_cells(config, family), "train": train_cells(config, RESULTS, family)}
+        for stage, cells in stages.items():
+            for cell in cells:
+                folder = cell.folder(RESULTS, stage)
+                done = json.loads((folder / "done.json").read_text())
+                assert (done["seed"], done["learning_rate"], done["steps"]) == (cell.seed, cell.learning_rate, cell.steps)
+                assert done["made_with"] == identity(make_run(config, family, cell.method, cell.learning_rate), cell.seed), folder
+    found = {(record["family"], record["method"], record["seed"]) for record in records}
+    assert found == set(itertools.product(families, config.methods, config.seeds))
+
+
+def test_the_graph_divides_listops_where_a_single_call_fails_and_beats_every_rival_in_fewer_rounds():
+    one = next(one for one in gather(read_records(RESULTS / "results.jsonl")) if (one.name, one.depth) == ("listops", 3))
+    graph = one.pools["graph"]
+    assert one.pools["single_equal_parameters"].mean() < 0.4 and graph.mean() > 0.9 and len(graph.records) == 3
+    for rival in ("single_equal_tokens", "chain_equal_calls"):
+        assert difference(graph, one.pools[rival])[1] > 0  # the low end of the interval
+    assert graph.records[0]["rounds"] < one.pools["chain_equal_calls"].records[0]["rounds"]
+
+
+def test_published_adapters_are_those_that_were_evaluated():
+    published = sorted(RESULTS.glob("train/*/*/adapters.safetensors"))
+    assert published
+    for path in published:
+        checksum = f"{zlib.crc32(path.read_bytes()):08x}"
+        assert json.loads((path.parent / "done.json").read_text())["adapters"] == checksum
+        evaluation = RESULTS / "evaluation" / path.parts[-3] / path.parts[-2] / "done.json"
+        assert json.loads(evaluation.read_text())["belongs"]["adapters"] == checksum
+
+
+def test_published_records_are_those_of_the_evaluations():
+    evaluated = [record for path in sorted(RESULTS.glob("evaluation/*/*/done.json"))
+                 for record in json.loads(path.read_text())["records"]]
+    published = read_records(RESULTS / "results.jsonl")
+    assert sorted(map(json.dumps, evaluated)) == sorted(map(json.dumps, published))
