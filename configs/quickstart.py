@@ -22,8 +22,9 @@ def get_config():
     config.graph = dict(topology="4-2-1", reads="previous", slots="per_node")
     config.adapters = dict(rank=4, scale=2.0)
     config.rollout = dict(questions=32, group=8)
-    config.learning_rate = dict(default=2e-3, single_equal_tokens=1e-3)  # from the sweep of the reference run
+    config.learning_rate = dict(  # those that the sweep of the reference run chose
+        graph=2e-3, chain_equal_calls=1e-3, graph_shared_adapter=5e-4, single_equal_tokens=1e-3, single_equal_parameters=5e-4)
     config.training = dict(steps=120, evaluate_every=30, checkpoint_every=60)
-    config.test_questions = 256
+    config.test_questions = 128
     config.workers = 2
     return config

@@ -20,6 +20,10 @@ RESULTS = ROOT / "results" / "reference"
 CELLS = sorted(RESULTS.glob("*/*/*/done.json"))
 
 
+def load(name):
+    return parse(runpy.run_path(str(ROOT / "configs" / f"{name}.py"))["get_config"]())
+
+
 def test_the_readme_shows_the_published_results():
     assert readme_table(read_records(RESULTS / "results.jsonl")) in (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -32,7 +36,7 @@ def test_published_cells_were_trained_on_the_shipped_backbone(stage):
 
 def test_published_cells_are_those_of_the_reference_config():
     """Every one has the seed, rate and steps that it asks for, and its family is complete."""
-    config = parse(runpy.run_path(str(ROOT / "configs" / "reference.py"))["get_config"]())
+    config = load("reference")
     records = read_records(RESULTS / "results.jsonl")
     families = [name for name in config.families if name in {record["family"] for record in records}]
     for family in families:
@@ -45,6 +49,12 @@ def test_published_cells_are_those_of_the_reference_config():
                 assert done["made_with"] == identity(make_run(config, family, cell.method, cell.learning_rate), cell.seed), folder
     found = {(record["family"], record["method"], record["seed"]) for record in records}
     assert found == set(itertools.product(families, config.methods, config.seeds))
+
+
+def test_the_quickstart_trains_at_the_rates_that_the_sweep_chose():
+    swept = {cell.method: cell.learning_rate for cell in train_cells(load("reference"), RESULTS, "listops")}
+    given = load("quickstart").learning_rate
+    assert {method: given.get(method, given["default"]) for method in swept} == swept
 
 
 def test_the_graph_divides_listops_where_a_single_call_fails_and_beats_every_rival_in_fewer_rounds():
