@@ -115,6 +115,26 @@ def test_blocks_read_apart_and_shared_equal_one_block():
         assert_logits_equal(backbone.logits(hidden[0, episode]), expected["adapter_logits"][0, cut:], slice(None))
 
 
+@pytest.mark.parametrize("scanned", [False, True])
+def test_last_columns_are_those_of_the_whole_block(scanned, monkeypatch):
+    """Hidden states of the last columns alone, with their gradient, and keys and values of all."""
+    if scanned:
+        monkeypatch.setattr(decoder, "UNROLL", 0)
+    backbone, expected, adapter, scale = steering("tied", "adapter")
+    tokens = jnp.asarray(expected["tokens"][:2])[:, None]
+    block = tokens, jnp.ones_like(tokens, bool).at[0, 0, :3].set(False), jnp.zeros((2, 1), jnp.int32)
+
+    def read(adapter, last):
+        hidden, kv = backbone(*block, (), adapter, scale, last=last)
+        return (hidden[:, :, -2:] ** 2).sum(), (hidden, kv)
+
+    whole, part, more = (jax.grad(read, has_aux=True)(adapter, last) for last in (None, 2, 1000))
+    assert part[1][0].shape[2] == 2
+    np.testing.assert_array_equal(more[1][0], whole[1][0])
+    np.testing.assert_allclose(part[1][0], whole[1][0][:, :, -2:], atol=1e-5)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-4, rtol=1e-4), (part[0], part[1][1]), (whole[0], whole[1][1]))
+
+
 @pytest.mark.parity
 @pytest.mark.filterwarnings("ignore")  # of torch and its libraries
 @pytest.mark.parametrize("which", STEERING)

@@ -277,7 +277,7 @@ def test_bad_backbone_folders(run, folder):
 
 @pytest.fixture(scope="module")
 def compiled():
-    """A tiny run on one node, whose two programs are compiled once for the tests below."""
+    """A tiny run on one node, whose programs are compiled once for the tests below."""
     config = parse(dict(
         families=dict(listops=dict(options=dict(depths=(1,), weights=(1.0,), held_out_depth=2), buckets=(5, 13))),
         graph=dict(topology="1"), rollout=dict(questions=2, group=2), test_questions=4,

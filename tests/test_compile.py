@@ -121,7 +121,7 @@ def test_one_trace_per_bucket_over_a_run(tmp_path, monkeypatch):
 
     monkeypatch.setattr(train_run, "load_parts", lambda *_: Parts(init_backbone(CONFIG, jax.random.key(0)), tokenizer(), ""))
     traces = []
-    monkeypatch.setattr(train_run, "rollout", lambda *arguments: traces.append("rollout") or plain(*arguments))
+    monkeypatch.setattr(train_run, "rollout", lambda *given, **options: traces.append(options) or plain(*given, **options))
     monkeypatch.setattr(train_run, "update", lambda *arguments: traces.append("update") or update(*arguments))
     config = parse(dict(
         families=dict(listops=dict(options=dict(depths=(1, 2), weights=(0.7, 0.3), held_out_depth=3), buckets=(5, 13, 29))),
@@ -130,9 +130,10 @@ def test_one_trace_per_bucket_over_a_run(tmp_path, monkeypatch):
     ))
     compiled = Compiled(make_run(config, "listops", "graph"))
     state = train(compiled, tmp_path, 0, 8)
-    trained = set(compiled.compile_seconds)
-    assert {bucket for name, bucket in trained if name == "update"} == {5, 13}, "the run must meet both buckets"
+    trained = {(name, bucket) for name in ("rollout", "update") for bucket in (5, 13)}
+    assert {key for key in compiled.compile_seconds if key[0] != "answer"} == trained, "the run must meet both buckets"
     evaluate_method(compiled, state.learner.bank, evaluation_sets(config, "listops"), "listops", 0, 1e-3)
-    assert set(compiled.compile_seconds) == trained | {("rollout", 29)}
-    assert len(traces) == len(compiled.compile_seconds) == 5
+    assert set(compiled.compile_seconds) == trained | {("answer", bucket) for bucket in (5, 13, 29)}
+    assert len(traces) == len(compiled.compile_seconds) == 7
+    assert traces.count({"greedy": True}) == 3 and traces.count({}) == 2  # answers are greedy, training samples
     assert all(seconds > 0 for seconds in compiled.compile_seconds.values())

@@ -40,20 +40,23 @@ class Scripted:
             parts=SimpleNamespace(tokenizer=tokenizer()),
             program=SimpleNamespace(sampling=SimpleNamespace(end_id=tokenizer().end_id)))
 
-    def rollout(self, bank, batch, keep, key, greedy=False):
-        self.calls.append(SimpleNamespace(batch=batch, keep=keep, key=key, greedy=greedy))
+    def answer(self, bank, batch, keep, key):
+        return self.rollout(bank, batch, keep, key, group=1)
+
+    def rollout(self, bank, batch, keep, key, group=GROUP):
+        self.calls.append(SimpleNamespace(batch=batch, keep=keep, key=key, group=group))
         keys = [str(jax.random.key_data(call.key)) for call in self.calls]
         number, graph = list(dict.fromkeys(keys)).index(keys[-1]), self.run.method.graph
         keep, written, episodes = jax.tree.map(np.asarray, keep), {}, []
         for layer in range(graph.rounds):
             width, length = graph.layers[layer].width, graph.layers[layer].message_tokens
-            message = np.zeros((width, SIZE, GROUP, length), np.int32)
+            message = np.zeros((width, SIZE, group, length), np.int32)
             live = np.zeros(message.shape, bool)
             for node in graph.nodes(layer):
                 for b in range(SIZE):
-                    for g in range(GROUP):
+                    for g in range(group):
                         read = [
-                            "" if keep.blank[sender, b, g] else written[(sender, *divmod(int(keep.source[sender, b, g]), GROUP))]
+                            "" if keep.blank[sender, b, g] else written[(sender, *divmod(int(keep.source[sender, b, g]), group))]
                             for sender in graph.senders(layer)]
                         text = self.say(node, int(batch.index[b]), number, g, read)
                         written[node, b, g] = text.removesuffix("...")
@@ -77,15 +80,15 @@ def single(say, name="single_equal_parameters", **options):
 
 
 def test_greedy_answers_are_counted_once_each():
-    """Five right of seven, with a last batch that is not full and episodes of the group that do not count."""
+    """Five right of seven, with a last batch that is not full."""
     right = [True, False, True, True, True, False, True]
     questions = ask(*"1234567")
     compiled = single(lambda place, number, episode: (
-        f"answer {questions[place].answer}" if right[place] and episode == 0 else "answer 0"))
+        f"answer {questions[place].answer}" if right[place] else "answer 0"))
     scores = evaluate(compiled, None, questions, KEY)
     assert (scores.n, scores.right, scores.too_long, scores.asked) == (7, 5, 0, tuple(questions))
     assert scores.accuracy == 5 / 7 and scores.interval == wilson(5, 7)
-    assert [call.greedy for call in compiled.calls] == [True, True] and scores.format_rate == 1
+    assert [call.group for call in compiled.calls] == [1, 1] and scores.format_rate == 1
     assert scores.tokens == 3  # answer, a digit and the end
     assert scores.top_messages == (("answer 0", 2 / 7),) and scores.top_labels == (("answer", 1.0),)
 
@@ -118,7 +121,7 @@ def test_votes_take_several_passes_and_the_last_counts_in_part():
     scores = evaluate(compiled, None, ask(*gold), KEY)
     # 2 by 4 to 3; 3 by 4 to 3; 6 by 3; 8 by 3; 0 by 7.
     assert (scores.n, scores.right) == (5, 3)
-    assert len(compiled.calls) == 6 and not any(call.greedy for call in compiled.calls)
+    assert len(compiled.calls) == 6 and {call.group for call in compiled.calls} == {GROUP}
     assert len({str(jax.random.key_data(call.key)) for call in compiled.calls}) == 3  # each pass has a key of its own
     assert scores.tokens == 7 * 3 and scores.format_rate == 1 and scores.top_answer_share == 1 / 5
     assert scores.top_messages == (("answer 0", 7 / 35),)  # of the 35 that count

@@ -66,6 +66,15 @@ def test_the_graph_divides_listops_where_a_single_call_fails_and_beats_every_riv
     assert graph.records[0]["rounds"] < one.pools["chain_equal_calls"].records[0]["rounds"]
 
 
+def test_the_graph_passes_every_bar_on_the_arithmetic_file():
+    """20 points over the majority class and the untrained graph, 10 over the best shallow rule, and clear of one short call."""
+    one = next(one for one in gather(read_records(RESULTS / "results.jsonl")) if one.name == "bbh_multistep_arithmetic_two")
+    graph, bars = one.pools["graph"], one.pools["graph"].records[0]
+    assert len(graph.records) == 3 and bars["n"] == 250
+    assert graph.mean() > max(bars["majority"] + 0.2, bars["shallow"] + 0.1, one.pools["graph_untrained"].mean() + 0.2)
+    assert graph.interval[0] > one.pools["single_equal_parameters"].interval[1]
+
+
 def test_published_adapters_are_those_that_were_evaluated():
     published = sorted(RESULTS.glob("train/*/*/adapters.safetensors"))
     assert published

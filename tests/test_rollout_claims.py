@@ -173,10 +173,10 @@ def test_decoding_stops_when_every_row_has_ended(monkeypatch):
     def counted(*options):
         read = plain(*options)
 
-        def reader(adapters, tokens, *rest):
+        def reader(adapters, tokens, *rest, **options):
             if tokens.shape[-1] == 1:
                 jax.debug.callback(lambda: steps.append(1))
-            return read(adapters, tokens, *rest)
+            return read(adapters, tokens, *rest, **options)
         return reader
 
     monkeypatch.setattr(sampler, "reader", counted)

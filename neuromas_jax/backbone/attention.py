@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from neuromas_jax.backbone.norm import row_sum
+
 MASKED = -1e30  # finite, so that a row that may look nowhere (padding) gives numbers, never nan
 
 Block = tuple[Float[Array, "_B _g _K _S _H"], Float[Array, "_B _g _K _S _H"], Bool[Array, "_B _g _t _S"]]
@@ -78,7 +80,7 @@ def _forward(q, blocks):
 
 def _backward(kept, d_out):
     q, blocks, out, log_total = kept
-    slope = (d_out * out).sum(axis=-1, dtype=jnp.float32)
+    slope = row_sum(d_out, out)
     d_q, d_blocks = 0.0, []
     for block in blocks:
         k, v, _ = block

@@ -18,6 +18,7 @@ from jaxtyping import Array, Bool, Float, Int
 import numpy as np
 
 from neuromas_jax.backbone.attention import attend
+from neuromas_jax.backbone.norm import rms_norm
 
 UNROLL = 12  # so few layers are written out, not scanned: each then keeps a cache array of its own, which nothing slices
 LINEAR_SITES = ("q", "k", "v", "o", "gate", "up", "down")
@@ -102,20 +103,21 @@ class Decoder(nnx.Module):
             head = jax.random.normal(rngs.params(), shape[::-1], jnp.float32) * config.hidden_size**-0.5
             self.lm_head = nnx.Param(head.astype(dtype))
 
-    def __call__(self, tokens, valid, start, past=(), adapter=None, scale=1.0, cache=None, remat=False):
+    def __call__(self, tokens, valid, start, past=(), adapter=None, scale=1.0, cache=None, last=None, remat=False):
         """See `Backbone.__call__`."""
-        config = self.config
+        config, length = self.config, tokens.shape[-1]
+        last = length if last is None else min(last, length)
         positions = start[..., None] + jnp.cumsum(valid, axis=-1, dtype=jnp.int32) - 1
         at, columns = 0, valid  # of this block: where it begins, and which columns are real
         if cache is not None:
             at, columns = cache.at, jax.lax.dynamic_update_slice_in_dim(cache.block.valid, valid, cache.at, axis=2)
         longest = sum(block.valid.shape[-1] for block in past) + columns.shape[-1]
         cos, sin = rotary_angles(positions, longest, config.head_dim, config.rope_theta)
-        causal = (jnp.arange(columns.shape[-1]) <= at + jnp.arange(tokens.shape[-1])[:, None]) & columns[:, :, None, :]
+        causal = (jnp.arange(columns.shape[-1]) <= at + jnp.arange(length)[:, None]) & columns[:, :, None, :]
         hidden = self.embed[...].at[tokens].get(mode="clip")
 
-        def layer(hidden, weights, factors, past_kv, cached):
-            """One decoder layer: hidden states, this block's keys and values, and those with what the cache holds before them."""
+        def layer(last, hidden, weights, factors, past_kv, cached):
+            """One decoder layer: hidden states of the last columns, all keys and values, and those with the cache before them."""
 
             def linear(x, *sites):
                 """Sites that read the same input: their low-rank factors A, narrow as they are, share one product.
@@ -131,25 +133,32 @@ class Decoder(nnx.Module):
                         parts[sites.index(site)] += mine @ factors[site]["b"].astype(x.dtype)
                 return [part.reshape(*x.shape[:-1], -1) for part in parts]
 
-            def heads(x, norm=None):
+            def ending(x):
+                return x[:, :, length - last :]
+
+            def heads(x, norm=None, turn=()):
                 """[B, g, T, K * H] -> [B, g, K, T, H], normed and turned where there is a norm."""
                 x = x.reshape(*x.shape[:-1], -1, config.head_dim)
-                x = x if norm is None else rotate(rms_norm(x, weights[norm], config.rms_norm_eps), cos, sin)
+                x = x if norm is None else rotate(rms_norm(x, weights[norm], config.rms_norm_eps), *turn)
                 return jnp.swapaxes(x, 2, 3)
 
             x = rms_norm(hidden, weights["attn_norm"], config.rms_norm_eps)
-            q, k, v = linear(x, "q", "k", "v")
-            q, k, v = heads(q, "q_norm"), heads(k, "k_norm"), heads(v)
+            if last == length:
+                q, k, v = linear(x, "q", "k", "v")
+            else:
+                (q,), (k, v) = linear(ending(x), "q"), linear(x, "k", "v")
+            q, k, v = heads(q, "q_norm", (ending(cos), ending(sin))), heads(k, "k_norm", (cos, sin)), heads(v)
             blocks = [(pk, pv, block.valid[:, :, None, :]) for (pk, pv), block in zip(past_kv, past)]
             whole = (k, v) if cached is None else tuple(put(x[None], part[None], 0, at)[0] for x, part in zip(cached, (k, v)))
-            mixed = attend(q, [*blocks, (*whole, causal)])
+            mixed = attend(q, [*blocks, (*whole, ending(causal))])
+            hidden = ending(hidden)
             (out,) = linear(jnp.swapaxes(mixed, 2, 3).reshape(*hidden.shape[:-1], -1), "o")
             hidden = hidden + out
             gate, up = linear(rms_norm(hidden, weights["mlp_norm"], config.rms_norm_eps), "gate", "up")
             (out,) = linear(jax.nn.silu(gate) * up, "down")
             return hidden + out, (k, v), whole
 
-        layer = jax.checkpoint(layer) if remat else layer
+        layer = jax.checkpoint(layer, static_argnums=0) if remat else layer
         stacked, cached = (self.layers.stacked(), adapter), None if cache is None else (cache.block.k, cache.block.v)
         if config.num_hidden_layers <= UNROLL:
             states = []
@@ -157,7 +166,8 @@ class Decoder(nnx.Module):
                 inputs = jax.tree.map(lambda x: x[number], stacked)
                 pasts = [(block.k[number], block.v[number]) for block in past]
                 mine = cached and (cached[0][number], cached[1][number])
-                hidden, _, state = layer(hidden, *inputs, pasts, mine)
+                wanted = last if number == config.num_hidden_layers - 1 else length  # what nobody reads is not computed
+                hidden, _, state = layer(wanted, hidden, *inputs, pasts, mine)
                 states.append(state)
             k, v = zip(*states)
         else:
@@ -167,7 +177,7 @@ class Decoder(nnx.Module):
                 hidden, cached = carry
                 number, *inputs = inputs
                 mine = cached and tuple(jax.lax.dynamic_index_in_dim(x, number, 0, False) for x in cached)
-                hidden, new, _ = layer(hidden, *inputs, mine)
+                hidden, new, _ = layer(length, hidden, *inputs, mine)
                 if cached is None:
                     return (hidden, None), new
                 return (hidden, tuple(put(x, part[None], number, at) for x, part in zip(cached, new))), None
@@ -176,6 +186,7 @@ class Decoder(nnx.Module):
             (hidden, cached), new = jax.lax.scan(
                 scanned, (hidden, cached), (numbers, *stacked, [(block.k, block.v) for block in past]))
             k, v = new if cached is None else cached
+            hidden = hidden[:, :, length - last :]
         return rms_norm(hidden, self.final_norm[...], config.rms_norm_eps), KV(k, v, columns)
 
     def logits(self, hidden):
@@ -233,7 +244,8 @@ class Backbone:
         adapter: dict | None = None,
         scale: float = 1.0,
         cache: Cache | None = None,
-    ) -> tuple[Float[Array, "B g T D"], KV]:
+        last: int | None = None,
+    ) -> tuple[Float[Array, "B g t D"], KV]:
         """Reads one block of tokens.
 
         Args:
@@ -244,11 +256,14 @@ class Backbone:
           adapter: one node's LoRA factors `{site: {"a": [L, in, R], "b": [L, R, out]}}`, or None for the bare backbone.
           scale: LoRA scale, alpha / rank.
           cache: a block that these tokens continue, after the past ones; its columns before `at` are visible where valid.
+          last: of how many last columns hidden states are wanted, by default of all (t = T): a prompt needs its last one alone,
+            and the final layer then computes nothing but keys and values of the others.
 
         Returns:
-          Hidden states after the final norm, and the keys and values of this block, or of the cache with this block in it.
+          Hidden states of the last columns after the final norm, and the keys and values of this block, or of the cache with
+          this block in it.
         """
-        return nnx.merge(_graphdef(self.config), self.params)(tokens, valid, start, past, adapter, scale, cache, self.remat)
+        return nnx.merge(_graphdef(self.config), self.params)(tokens, valid, start, past, adapter, scale, cache, last, self.remat)
 
     def logits(self, hidden: Float[Array, "... D"]) -> Float[Array, "... V"]:
         """Next-token logits in float32. Call it on the positions you need: `[rows, T, V]` is the largest array of all."""
@@ -264,13 +279,6 @@ def init_backbone(config: DecoderConfig, key) -> Backbone:
     """A backbone with random weights."""
     _, state = nnx.split(Decoder(config, nnx.Rngs(params=key)))
     return Backbone(nnx.to_pure_dict(state), config)
-
-
-def rms_norm(x: Float[Array, "... D"], weight: Float[Array, "D"], eps: float) -> Float[Array, "... D"]:
-    """Root-mean-square norm, statistics in float32 (Zhang and Sennrich 2019)."""
-    wide = x.astype(jnp.float32)
-    wide = wide * jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + eps)
-    return weight * wide.astype(x.dtype)
 
 
 def rotary_angles(positions: Int[Array, "B g T"], longest: int, head_dim: int, theta: float):

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from neuromas_jax.backbone.attention import MASKED
-from neuromas_jax.backbone.decoder import DecoderConfig, rms_norm, rotary_angles, rotate
+from neuromas_jax.backbone.decoder import DecoderConfig, rotary_angles, rotate
+from neuromas_jax.backbone.norm import rms_norm
 
 
 @jax.tree_util.register_dataclass

@@ -1,7 +1,7 @@
 """Credit: rewards of a group -> advantages, one number per question and episode, `[B, G]`.
 
-Every node of an episode shares the episode's reward, and with it the advantage. Per-node statistics therefore equal the group's here; they differ only
-where nodes fire at different rates.
+Every node of an episode shares the episode's reward, and with it the advantage. Per-node statistics therefore equal the group's
+here; they differ only where nodes fire at different rates.
 """
 
 import jax.numpy as jnp

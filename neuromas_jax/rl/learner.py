@@ -33,7 +33,7 @@ def message_states(
     tokens = jnp.concatenate([layer.shared for layer in episodes])
     valid = jnp.concatenate([layer.shared_valid for layer in episodes])
     with jax.named_scope("shared"):
-        hidden, shared = read(adapters(program.slots), tokens, valid, jnp.zeros(tokens.shape[:3], jnp.int32), ())
+        hidden, shared = read(adapters(program.slots), tokens, valid, jnp.zeros(tokens.shape[:3], jnp.int32), (), last=1)
     states = []
     for number, layer in enumerate(episodes):
         with jax.named_scope(f"layer{number}"):
@@ -45,11 +45,12 @@ def message_states(
                 jnp.concatenate([layer.own_valid, layer.live[..., :-1]], axis=-1),
                 jnp.broadcast_to(count(layer.shared_valid), layer.fired.shape),
                 (jax.tree.map(lambda x: x[rows], shared),),
+                last=layer.message.shape[-1],
             )
             if own_tokens:
-                states.append(local[..., own_tokens - 1 :, :])
+                states.append(local)
             else:
-                first = jnp.broadcast_to(hidden[rows, ..., -1:, :], (*layer.fired.shape, 1, hidden.shape[-1]))
+                first = jnp.broadcast_to(hidden[rows], (*layer.fired.shape, 1, hidden.shape[-1]))
                 states.append(jnp.concatenate([first, local], axis=-2))
     return tuple(states)
 

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from neuromas_jax.backbone.norm import row_sum
 from neuromas_jax.rollout.episodes import LayerEpisodes
 
 
@@ -67,12 +68,12 @@ def layer_loss(
     episodes_count = advantages.size
     fired = episodes.fired.astype(log_probs.dtype)
     loss = -(chosen * live * (advantages * fired)[..., None]).sum(axis=(1, 2, 3)) / episodes_count
-    entropy = -(jnp.exp(log_probs) * log_probs).sum(axis=-1)
+    entropy = -row_sum(jnp.exp(log_probs), log_probs)
     if objective.entropy_bonus:
         loss = loss - objective.entropy_bonus * (entropy * live).sum(axis=(1, 2, 3)) / episodes_count
     kl = jnp.zeros_like(entropy)
     if objective.kl_penalty:
-        kl = (jnp.exp(log_probs) * (log_probs - bare)).sum(axis=-1)
+        kl = row_sum(jnp.exp(log_probs), log_probs - bare)
         loss = loss + objective.kl_penalty * (kl * live).sum(axis=(1, 2, 3)) / episodes_count
 
     def total(x):

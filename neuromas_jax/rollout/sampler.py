@@ -16,19 +16,30 @@ def count(valid: Bool[Array, "... T"]) -> Int[Array, "..."]:
 def reader(backbone: Backbone, scale: float, adapted: bool = True):
     """The decoder mapped over nodes: each has its own adapter and rows, the backbone is shared.
 
-    `read(adapters, tokens [N, B, g, T], valid, start, past, cache)` gives hidden states and keys and values. With
-    `adapted=False`, pass None for the adapters.
+    `read(adapters, tokens [N, B, g, T], valid, start, past, cache, last)` gives hidden states and keys and values. With
+    `adapted=False`, pass None for the adapters. A cache is carried as `carried` makes it.
     """
 
-    def read(adapters, tokens, valid, start, past, cache=None):
+    def read(adapters, tokens, valid, start, past, cache=None, last=None):
         cached, at = (None, None) if cache is None else (cache.block, cache.at)  # all nodes write at the same column
 
         def node(adapter, tokens, valid, start, past, cached):
-            return backbone(tokens, valid, start, past, adapter, scale, None if cached is None else Cache(cached, at))
+            return backbone(tokens, valid, start, past, adapter, scale, None if cached is None else Cache(cached, at), last)
 
+        if tokens.shape[0] == 1:
+            hidden, kv = node(*jax.tree.map(lambda x: x[0], (adapters, tokens, valid, start, past)), cached)
+            return hidden[None], kv if cached else jax.tree.map(lambda x: x[None], kv)
         return jax.vmap(node, in_axes=(0 if adapted else None, 0, 0, 0, 0, 0))(adapters, tokens, valid, start, past, cached)
 
     return read
+
+
+def carried(kv: KV) -> KV:
+    """Keys and values of N nodes as a decoding loop carries them: those of a single node without their first axis.
+
+    With an axis of one, XLA copies the whole cache four times per written token on a CPU (jax 0.10.2).
+    """
+    return jax.tree.map(lambda x: x[0], kv) if kv.valid.shape[0] == 1 else kv
 
 
 def prefill(
@@ -43,11 +54,10 @@ def prefill(
 ) -> tuple[Float[Array, "N B g 1 D"], KV]:
     """Reads a block of all nodes, `microbatch` questions at a time: the last hidden state `[N, B, g, 1, D]`, keys and values."""
 
-    def last(*block):
-        hidden, kv = reader(backbone, scale)(adapters, *block)
-        return hidden[..., -1:, :], kv
+    def read(*block):
+        return reader(backbone, scale)(adapters, *block, last=1)
 
-    return map_questions(last, microbatch, tokens, valid, start, past)
+    return map_questions(read, microbatch, tokens, valid, start, past)
 
 
 def sample_layer(
@@ -76,7 +86,7 @@ def sample_layer(
       own: tokens `[N, B, G, To]` and their mask; To = 0 in a layer without an inbox.
       forced: (where `[N, B, G]`, ids `[N, B, G, M]`, length `[N, B, G]`): rows that write a given message.
       uniforms: one number per row and position; their last axis is the message length M.
-      greedy: take the most likely tokens; an array, so that training and evaluation share a trace.
+      greedy: take the most likely tokens instead of samples.
       sampling: the one distribution.
       microbatch: questions whose own blocks are read at a time.
 
@@ -98,7 +108,7 @@ def sample_layer(
         local = KV(k, v, jnp.zeros((nodes, batch, group, 0), bool))
     room = ((0, message_tokens - 1), (0, 0))
     k, v = jax.tree.map(lambda x: jnp.pad(x, ((0, 0),) * (x.ndim - 2) + room), (local.k, local.v))
-    local = KV(k, v, jnp.pad(local.valid, ((0, 0),) * 3 + room[:1]))
+    local = carried(KV(k, v, jnp.pad(local.valid, ((0, 0),) * 3 + room[:1])))
     forced_rows, forced_ids, forced_length = forced
 
     def write(position, hidden):

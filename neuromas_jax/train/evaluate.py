@@ -90,7 +90,7 @@ def majority(verdicts: list[Verdict]) -> Verdict:
 def evaluate(
     compiled: Compiled, bank, questions, key, messages: str | None = None, blanked: int | None = None, task=None
 ) -> Scores:
-    """Evaluates adapters on questions, in batches of the training shape so that no further program is compiled.
+    """Evaluates adapters on questions, as many at a time as a training batch has: one greedy episode each, or votes.
 
     Args:
       compiled: programs of the run.
@@ -104,7 +104,8 @@ def evaluate(
     run = compiled.run
     method, graph, tokenizer = run.method, run.method.graph, run.parts.tokenizer
     task = task or run.task
-    size, group = run.config.rollout.questions, run.config.rollout.group
+    size, voting = run.config.rollout.questions, method.votes > 1
+    group, ask = (run.config.rollout.group, compiled.rollout) if voting else (1, compiled.answer)
     keep = no_interventions(graph, size, group)
     messages = messages or method.messages
     senders = range(graph.size - graph.layers[-1].width)
@@ -125,7 +126,7 @@ def evaluate(
     if not asked:
         raise ValueError(f"none of the {len(questions)} questions fits a bucket of {run.family.buckets}; add a larger bucket")
     order = sorted(range(len(asked)), key=lambda i: max(map(len, rows[i])))  # like lengths together: few reach the largest bucket
-    passes = -(-method.votes // group) if method.votes > 1 else 1
+    passes = -(-method.votes // group)
     verdicts: list[list[Verdict]] = []
     truncated, tokens = [], 0
     said = [collections.Counter() for _ in range(graph.size)]
@@ -136,7 +137,7 @@ def evaluate(
         batch = pad_questions([rows[i] for i in filled], filled, run.family.buckets)
         answers = [[] for _ in chosen]
         for number in range(passes):
-            episodes = compiled.rollout(bank, batch, keep, jax.random.fold_in(key, number), greedy=method.votes == 1)
+            episodes = ask(bank, batch, keep, jax.random.fold_in(key, number))
             used = min(method.votes - number * group, group)
             texts = [
                 message_texts(tokenizer, run.program.sampling.end_id, jax.tree.map(lambda x: x[:, : len(chosen), :used], layer))

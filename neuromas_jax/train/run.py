@@ -53,6 +53,7 @@ class Run:
     task: object
     parts: Parts
     program: Program
+    answering: Program  # the same graph with one episode per question: greedy answers need no more
     objective: Objective
     optimizer: Optimizer
 
@@ -84,12 +85,14 @@ def make_run(config: Config, family_name: str, method_name: str, learning_rate: 
     template = dataclasses.replace(config.prompt, tokens_per_fact=family.tokens_per_fact)
     program = make_program(
         method.graph, method.slots, template, parts.tokenizer, sampling, config.rollout.group, microbatch, config.adapters.scale)
+    answering = dataclasses.replace(
+        program, group=1, microbatch=config.rollout.microbatch or default_microbatch(batch, 1, method.graph))
     optimizer = config.optimizer if learning_rate is None else dataclasses.replace(config.optimizer, learning_rate=learning_rate)
-    return Run(config, family, method, task, parts, program, config.objective, optimizer)
+    return Run(config, family, method, task, parts, program, answering, config.objective, optimizer)
 
 
 class Compiled:
-    """The two programs of a run, compiled ahead of time per question bucket; compile seconds are kept apart from run time.
+    """The three programs of a run, compiled ahead of time per question bucket; compile seconds are kept apart from run time.
 
     `compile_seconds` maps (program, bucket) to seconds: one entry per trace. A call with other shapes than the bucket's is an
     error, never a silent recompile.
@@ -100,6 +103,7 @@ class Compiled:
         self.compile_seconds: dict[tuple[str, int], float] = {}
         self._programs: dict[tuple[str, int], jax.stages.Compiled] = {}
         self._rollout = jax.jit(functools.partial(rollout, run.program))
+        self._answer = jax.jit(functools.partial(rollout, run.answering, greedy=True))
         constants = dataclasses.replace(run.optimizer, learning_rate=0.0)
         self._update = jax.jit(functools.partial(update, run.objective, constants, run.program), donate_argnums=1)
 
@@ -114,10 +118,15 @@ class Compiled:
             self.compile_seconds[name, bucket] = time.perf_counter() - started
         return self._programs[name, bucket](*args)
 
-    def rollout(self, bank, questions, interventions, key, greedy: bool = False):
-        """`rollout.rollout` for this run."""
-        args = (self.run.parts.backbone, bank, questions, interventions, key, jax.numpy.asarray(greedy))
+    def rollout(self, bank, questions, interventions, key):
+        """`rollout.rollout` for this run: sampled episodes, a group per question."""
+        args = (self.run.parts.backbone, bank, questions, interventions, key)
         return self._call("rollout", questions.tokens.shape[-1], self._rollout, args)
+
+    def answer(self, bank, questions, interventions, key):
+        """The most likely messages, one episode per question; `interventions` have a group of 1, the key decides nothing."""
+        args = (self.run.parts.backbone, bank, questions, interventions, key)
+        return self._call("answer", questions.tokens.shape[-1], self._answer, args)
 
     def update(self, state, episodes, rewards, bucket: int):
         """`rl.update.update` for this run; `state` is donated."""
