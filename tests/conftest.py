@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import gc
 import os
 import typing
 
@@ -85,6 +86,17 @@ def _rollout():
 def roll(*arguments):
     """`rollout`, compiled once per program."""
     return _rollout()(*arguments)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _forget_programs():
+    """Drops what a file compiled: each program holds memory maps, and at the system's limit (65,530) a process dies in XLA."""
+    yield
+    from neuromas_jax.experiments.run import COMPILED
+
+    COMPILED.clear()
+    jax.clear_caches()
+    gc.collect()
 
 
 @pytest.fixture(scope="session")
