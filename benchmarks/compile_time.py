@@ -23,6 +23,7 @@ from neuromas_jax.backbone.adapters import init_bank  # noqa: E402
 from neuromas_jax.backbone.huggingface import EMBEDDED  # noqa: E402
 from neuromas_jax.rl import Objective, Optimizer, init_learner, update  # noqa: E402
 from neuromas_jax.rollout import Questions, no_interventions, rollout  # noqa: E402
+from neuromas_jax.train.run import COMPILER_OPTIONS  # noqa: E402
 
 WIDTHS, DEPTHS = (1, 64), (2, 4, 6)
 
@@ -49,7 +50,7 @@ def seconds(topology: str) -> dict[str, float]:
     found = {}
     for name, program in lowered(topology).items():
         started = time.process_time()
-        program.compile()
+        program.compile(compiler_options=COMPILER_OPTIONS.get(jax.default_backend()))
         found[name] = time.process_time() - started
     return found
 

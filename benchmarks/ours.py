@@ -19,6 +19,7 @@ from neuromas_jax.backbone import load_backbone  # noqa: E402
 from neuromas_jax.backbone.adapters import take_slots  # noqa: E402
 from neuromas_jax.rl import Objective, Optimizer, init_learner, update  # noqa: E402
 from neuromas_jax.rollout import Questions, no_interventions, rollout, sampler  # noqa: E402
+from neuromas_jax.train.run import COMPILER_OPTIONS  # noqa: E402
 
 
 def prefill(program, backbone, bank, episodes):
@@ -50,9 +51,10 @@ class Ours:
         self.tokens = np.load(folder / "questions.npz")["tokens"]
         self.keep = no_interventions(self.program.graph, load.questions, load.group)
         self.key, self.step = jax.random.key(0), 0
-        self._rollout = jax.jit(rollout, static_argnums=0)
-        self._update = jax.jit(update, static_argnums=(0, 1, 2), donate_argnums=4)
-        self._prefill = jax.jit(prefill, static_argnums=0)
+        options = COMPILER_OPTIONS.get(jax.default_backend())
+        self._rollout = jax.jit(rollout, static_argnums=0, compiler_options=options)
+        self._update = jax.jit(update, static_argnums=(0, 1, 2), donate_argnums=4, compiler_options=options)
+        self._prefill = jax.jit(prefill, static_argnums=0, compiler_options=options)
         self._rules = Objective(), optimizer
 
     def rollout(self) -> dict:

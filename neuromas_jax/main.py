@@ -9,7 +9,6 @@ import contextlib
 import dataclasses
 from pathlib import Path
 import os
-import signal
 import sys
 import traceback
 
@@ -82,8 +81,6 @@ def main(arguments):
     from neuromas_jax.config import parse
     from neuromas_jax.experiments.run import check, run_experiment, run_workers
 
-    if _WORKER.value == 0:
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that it ends the others, which die of the signal at once
     if len(arguments) > 1:
         raise app.UsageError(f"unknown arguments {arguments[1:]}; give --config, --workdir, or --config.name=value")
     if _CACHE.value:

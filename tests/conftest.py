@@ -8,6 +8,9 @@ import typing
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "agg")
+if os.environ["JAX_PLATFORMS"] == "cpu":  # most programs here are small and run a few times: unoptimised, a seventh of the time
+    os.environ.setdefault("XLA_FLAGS", " ".join((
+        "--xla_cpu_use_fusion_emitters=false", "--xla_backend_optimization_level=0", "--xla_llvm_disable_expensive_passes=true")))
 
 from beartype import beartype  # noqa: E402
 import jax  # noqa: E402
@@ -37,7 +40,14 @@ def check_function(function):
     return beartype(function)
 
 
-_HOOK = install_import_hook("neuromas_jax", "tests.conftest.check_function")
+WITH_ARRAYS = ("backbone", "rl", "rollout", "text.prompt")  # elsewhere the hook would find nothing, and slow every call down
+_HOOK = install_import_hook([f"neuromas_jax.{name}" for name in WITH_ARRAYS], "tests.conftest.check_function")
+
+
+def pytest_collection_modifyitems(items):
+    """Files with slow tests come first, so that two processes end together."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,6 +96,21 @@ def _rollout():
 def roll(*arguments):
     """`rollout`, compiled once per program."""
     return _rollout()(*arguments)
+
+
+@pytest.fixture(scope="session")
+def optimized():
+    """The options that a run's programs are compiled with, for tests that train on a real backbone."""
+    from neuromas_jax.train import run
+
+    return run.COMPILER_OPTIONS
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _unoptimized(optimized):
+    from neuromas_jax.train import run
+
+    run.COMPILER_OPTIONS = {}
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -2,4 +2,4 @@
 # Runs the tests in two processes, file by file: bash tests/run.sh [pytest flags ...]; -n 0 for one process
 source "$(dirname "${BASH_SOURCE[0]}")/../launch/environment.sh" cpu,test
 export JAX_PLATFORMS="${JAX_PLATFORMS:-cpu}" MPLBACKEND=agg
-exec "$venv/bin/python" -m pytest -n 2 --dist loadfile "$@"
+exec "$venv/bin/python" -m pytest -n 2 --dist loadfile --no-loadscope-reorder "$@"

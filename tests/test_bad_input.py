@@ -57,7 +57,7 @@ JSONL = EXPERIMENT.replace(
 def run(tmp_path, monkeypatch, capsys):
     """`run(*flags)` runs the command in this process and returns what it said on its way out with code 2."""
     monkeypatch.setattr(sys, "argv", [])  # config_flags looks here for overrides
-    monkeypatch.setattr(jax.stages.Lowered, "compile", lambda *_: pytest.fail("bad input must be found before any compile"))
+    monkeypatch.setattr(jax.stages.Lowered, "compile", lambda *_, **__: pytest.fail("found too late: it compiles"))
 
     def call(*changes, text=EXPERIMENT, workdir=tmp_path / "work"):
         experiment = tmp_path / "experiment.py"
@@ -359,7 +359,7 @@ def test_a_workdir_of_another_run_is_refused_and_left_as_it_is(compiled, tmp_pat
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(train_run, "load_parts", lambda *_: run.parts)
         other = Compiled(make_run(parse(values), "listops", "graph"))
-        patch.setattr(jax.stages.Lowered, "compile", lambda *_: pytest.fail("it must be found before any compile"))
+        patch.setattr(jax.stages.Lowered, "compile", lambda *_, **__: pytest.fail("it must be found before any compile"))
         with pytest.raises(checkpoint.CheckpointError,
                            match=f"step_000001 was made with another {name}: .*give another --workdir"):
             train(other, tmp_path, 0, 2)

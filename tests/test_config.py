@@ -34,8 +34,6 @@ def load(name):
 TRAINED = [(name, family) for name in EXPERIMENTS
            for family, options in load(name).families.items() if not options.get("adapters")]
 BUCKET = max(load(name).families[family].buckets[-1] for name, family in TRAINED)
-UNOPTIMIZED = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-PROGRAMS = {}  # what the tests below compile, apart from the programs of others
 
 
 def small(**changes):
@@ -173,12 +171,9 @@ def test_every_config_parses_and_all_its_cells_are_built(name, tmp_path):
 def test_every_family_of_every_config_runs_a_step(name, family, tmp_path, monkeypatch):
     """The graph, one step, few questions, and of one family its BBH file, whole; the config's own settings otherwise.
 
-    Compiling is most of the time: it goes unoptimised, and all have the longest of the configs' buckets, so that families
+    Compiling is most of the time: all have the longest of the configs' buckets, so that families
     with like messages share programs (the test above looks at the buckets as they stand). Shallow rules see few questions.
     """
-    monkeypatch.setattr(jax.stages.Lowered, "compile",
-                        functools.partialmethod(jax.stages.Lowered.compile, compiler_options=UNOPTIMIZED))
-    monkeypatch.setattr(run, "COMPILED", PROGRAMS)
     monkeypatch.setattr(evaluation, "bar", functools.partial(evaluation.bar, count=40))
     values = load(name).to_dict()
     own = {"files": (), **values["families"][family]}

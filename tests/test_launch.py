@@ -55,7 +55,7 @@ def test_a_second_call_installs_nothing(launch, tmp_path):
     assert launch() == [install, main] and launch() == [main]
 
 
-TESTS = ["-m", "pytest", "-n", "2", "--dist", "loadfile"]
+TESTS = ["-m", "pytest", "-n", "2", "--dist", "loadfile", "--no-loadscope-reorder"]
 
 
 def test_the_tests_have_an_environment_of_their_own(launch):

@@ -11,6 +11,7 @@ import jax
 import pytest
 
 from neuromas_jax.config import parse
+from neuromas_jax.train import run as train_run
 from neuromas_jax.train.batches import distinct_questions
 from neuromas_jax.train.evaluate import evaluate
 from neuromas_jax.train.loop import train
@@ -33,7 +34,8 @@ def accuracy(method, folder):
 
 
 @pytest.mark.slow
-def test_the_quickstarts_graph_learns_and_a_shared_adapter_does_not(tmp_path):
+def test_the_quickstarts_graph_learns_and_a_shared_adapter_does_not(tmp_path, monkeypatch, optimized):
+    monkeypatch.setattr(train_run, "COMPILER_OPTIONS", optimized)
     before, graph = accuracy("graph", tmp_path / "graph")
     _, shared = accuracy("graph_shared_adapter", tmp_path / "shared")
     print(f"depth 3: untrained {before:.3f}, graph {graph:.3f}, shared adapter {shared:.3f}")

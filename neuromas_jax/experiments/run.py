@@ -6,6 +6,7 @@ import json
 import os
 from pathlib import Path
 import resource
+import signal
 import subprocess
 import sys
 import time
@@ -387,6 +388,13 @@ def run_workers(config: Config, workdir: Path, arguments: list[str], cores: Sequ
     """
     environment = {**os.environ, CORES: " ".join(map(str, cores))}
     others = []
+
+    def stop(*_):
+        for process in others:
+            process.terminate()
+        os._exit(143)  # at once, as they do: unwinding through what XLA compiles or runs has crashed
+
+    signal.signal(signal.SIGTERM, stop)
     for number in range(1, config.workers):
         log = open(workdir / f"worker{number}.log", "a")
         others.append(subprocess.Popen(
