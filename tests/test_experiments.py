@@ -8,7 +8,7 @@ import pytest
 
 from neuromas_jax.analysis.report import read_trained
 from neuromas_jax.config import parse
-from neuromas_jax.experiments import run as experiment
+from neuromas_jax.experiments import adapters, run as experiment
 from neuromas_jax.experiments.cells import train_cells, write_done
 from neuromas_jax.experiments.publish import publish
 from neuromas_jax.train.run import make_run
@@ -71,13 +71,13 @@ class Laboratory:
     def do_cell(self, cell, stage, config, workdir):
         folder = cell.folder(workdir, stage)
         run = make_run(config, cell.family, cell.method, cell.learning_rate)
-        checksum = experiment.save_adapters(folder / "adapters.safetensors", run.new_bank(cell.seed))
+        checksum = adapters.save_adapters(folder / "adapters.safetensors", run.new_bank(cell.seed))
         (folder / "metrics.jsonl").write_text('{"step": 1}\n')
         (folder / "episodes.txt").write_text(f"== step 1, question 0, {cell.seed}\n\n")
         write_done(folder, {
             "validation": 0.5, "learning_rate": cell.learning_rate, "steps": cell.steps, "adapters": checksum, "run_seconds": 1.0,
             "compile_seconds": 1.0, "peak_memory_gib": 1.0, "backbone": run.parts.fingerprint,
-            "system": experiment.system_checksums(run), "made_with": experiment.identity(run, cell.seed)})
+            "system": adapters.system_checksums(run), "made_with": experiment.identity(run, cell.seed)})
         self.trained.append((stage, f"{cell.method}_seed{cell.seed}"))
 
     def evaluate_method(self, compiled, bank, sets, family, seed, learning_rate):

@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from neuromas_jax.backbone.adapters import init_bank
 from neuromas_jax.graph import node_slots, text_graph
 from neuromas_jax.rl.credit import advantages
 from neuromas_jax.rl.update import loss_of_bank

@@ -14,11 +14,10 @@ import zlib
 
 from absl import logging
 import jax
-from safetensors.numpy import load_file, save_file
-import numpy as np
 
 from neuromas_jax.analysis.report import write_report
 from neuromas_jax.config import Config
+from neuromas_jax.experiments.adapters import ADAPTERS, load_adapters, save_adapters, system_checksums
 from neuromas_jax.experiments.cells import Cell, claim, read_done, sweep_cells, train_cells, trained_methods, write_done
 from neuromas_jax.experiments.evaluation import evaluate_method, evaluation_sets
 from neuromas_jax.methods import check_methods, make_method
@@ -26,11 +25,10 @@ from neuromas_jax.tasks import FileTask
 from neuromas_jax.train import checkpoint
 from neuromas_jax.train.batches import TooLong, distinct_questions, question_ids
 from neuromas_jax.train.evaluate import evaluate
-from neuromas_jax.train.loop import description, system, train
+from neuromas_jax.train.loop import description, train
 from neuromas_jax.train.metrics import read_metrics
 from neuromas_jax.train.run import Compiled, Run, make_run
 
-ADAPTERS = "adapters.safetensors"
 CORES = "NEUROMAS_CORES"  # tells a worker that another process started which cores they share, "0 1 2"
 COMPILED: dict[tuple, Compiled] = {}
 CHECKED_QUESTIONS = 200  # generated training questions of each depth whose length is known before the run starts
@@ -187,11 +185,6 @@ def identity(run: Run, seed: int) -> str:
     return f"{zlib.crc32(checkpoint.fingerprint(description(run, seed)).encode()):08x}"
 
 
-def system_checksums(run: Run) -> dict[str, str]:
-    """Checksums of what adapters are at home in: graph, adapters, prompt."""
-    return {name: f"{zlib.crc32(checkpoint.fingerprint(part).encode()):08x}" for name, part in system(run).items()}
-
-
 def finished(cell: Cell, stage: str, config: Config, workdir: Path) -> bool:
     """Whether the cell was trained for as many steps as this config asks; a run may be made longer.
 
@@ -252,49 +245,6 @@ def peak_memory() -> float:
     """The most memory that this process has held so far, in GiB; on the host, as the system counts it."""
     unit = 1 if sys.platform == "darwin" else 1024
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30, 2)
-
-
-def save_adapters(path: Path, bank) -> str:
-    """Writes adapters, whole or not at all; returns the checksum of the file."""
-    temporary = path.with_suffix(".tmp")
-    save_file({f"{site}.{name}": np.asarray(value) for site, pair in bank.items() for name, value in pair.items()}, temporary)
-    checksum = f"{zlib.crc32(temporary.read_bytes()):08x}"
-    os.replace(temporary, path)
-    return checksum
-
-
-def load_adapters(folder: Path, run: Run, seed: int) -> dict:
-    """Adapters of a finished cell.
-
-    Raises:
-      ValueError: they are missing or damaged, were trained on another backbone, or in another graph, scale or prompt.
-    """
-    path, like, done = folder / ADAPTERS, run.new_bank(seed), read_done(folder)
-    if not path.exists() or done is None:
-        raise ValueError(f"adapters {path} are missing; train them, or drop the family that names this folder from the config")
-    if done["backbone"] != run.parts.fingerprint:
-        raise ValueError(
-            f"{path} was trained on a backbone with checksum {done['backbone']}, this one's is {run.parts.fingerprint}; "
-            "give the backbone that these adapters were trained with, or train them again"
-        )
-    if done["adapters"] != f"{zlib.crc32(path.read_bytes()):08x}":
-        raise ValueError(f"{path} is not the file that {folder / 'done.json'} tells of; copy both again, or train them again")
-    other = [name for name, checksum in system_checksums(run).items() if done.get("system", {}).get(name) != checksum]
-    if other:
-        raise ValueError(f"{path} was trained with another config.{', config.'.join(other)} (of the graph: layers, reads, edges, "
-                         "views, message lengths, slots) than this run's; use the config that made it, or train again")
-    stored = load_file(path)
-    bank = {site: {name: stored.get(f"{site}.{name}") for name in pair} for site, pair in like.items()}
-    for site, pair in like.items():
-        for name, value in pair.items():
-            found = bank[site][name]
-            if found is None or found.shape != value.shape:
-                raise ValueError(
-                    f"{path} does not fit: {site}.{name} is {None if found is None else found.shape}, "
-                    f"this graph needs {value.shape}; "
-                    "use the graph, ranks and backbone that these adapters were trained with"
-                )
-    return jax.tree.map(jax.numpy.asarray, bank)
 
 
 def source_folder(config: Config, workdir: Path, run: Run, family: str, seed: int) -> Path:

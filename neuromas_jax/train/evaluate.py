@@ -5,7 +5,6 @@ import dataclasses
 import math
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from neuromas_jax.rollout import blank_nodes, no_interventions, shuffle_questions
