@@ -3,14 +3,17 @@
 import dataclasses
 import functools
 import gc
+import importlib.metadata
 import os
 import typing
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "agg")
 if os.environ["JAX_PLATFORMS"] == "cpu":  # most programs here are small and run a few times: unoptimised, a seventh of the time
-    os.environ.setdefault("XLA_FLAGS", " ".join((
-        "--xla_cpu_use_fusion_emitters=false", "--xla_backend_optimization_level=0", "--xla_llvm_disable_expensive_passes=true")))
+    flags = ["--xla_backend_optimization_level=0", "--xla_llvm_disable_expensive_passes=true"]
+    if importlib.metadata.version("jaxlib") < "0.11":  # later ones do not know the flag, and end at one that they do not know
+        flags.append("--xla_cpu_use_fusion_emitters=false")
+    os.environ.setdefault("XLA_FLAGS", " ".join(flags))
 
 from beartype import beartype  # noqa: E402
 import jax  # noqa: E402
