@@ -66,9 +66,10 @@ def test_the_graph_divides_listops_where_a_single_call_fails_and_beats_every_riv
     assert graph.records[0]["rounds"] < one.pools["chain_equal_calls"].records[0]["rounds"]
 
 
-def test_the_graph_passes_every_bar_on_the_arithmetic_file():
+@pytest.mark.parametrize("file", ["multistep_arithmetic_two", "navigate"])
+def test_the_graph_passes_every_bar_on_two_files(file):
     """20 points over the majority class and the untrained graph, 10 over the best shallow rule, and clear of one short call."""
-    one = next(one for one in gather(read_records(RESULTS / "results.jsonl")) if one.name == "bbh_multistep_arithmetic_two")
+    one = next(one for one in gather(read_records(RESULTS / "results.jsonl")) if one.name == f"bbh_{file}")
     graph, bars = one.pools["graph"], one.pools["graph"].records[0]
     assert len(graph.records) == 3 and bars["n"] == 250
     assert graph.mean() > max(bars["majority"] + 0.2, bars["shallow"] + 0.1, one.pools["graph_untrained"].mean() + 0.2)
