@@ -71,17 +71,15 @@ def make_scene(topology="2-1", slots="per_node", message_tokens=4, group=3, size
 
     from neuromas_jax.backbone import init_backbone
     from neuromas_jax.graph import node_slots, text_graph
-    from neuromas_jax.rollout import Sampling, make_program, no_interventions
+    from neuromas_jax.rollout import make_program, no_interventions
     from neuromas_jax.text.prompt import PromptTemplate
-    from tests.tiny import TEXTS, encode_questions, random_bank, tiny_config, tokenizer
+    from tests.tiny import TEXTS, encode_questions, few_words, random_bank, tiny_config, tokenizer
 
     graph, words = text_graph(topology, message_tokens), tokenizer()
     config = tiny_config(num_hidden_layers=1)
     backbone = init_backbone(config, jax.random.key(0))
     backbone = dataclasses.replace(backbone, params={**backbone.params, "embed": backbone.params["embed"] * 20})
-    allowed = {words.end_id, *words.encode("A B 3")}  # few words and mild odds, so that some messages end early
-    sampling = Sampling(words.end_id, tuple(sorted(set(range(config.vocab_size)) - allowed)), temperature=3.0)
-    program = make_program(graph, node_slots(graph, slots), PromptTemplate(), words, sampling, group, 1)
+    program = make_program(graph, node_slots(graph, slots), PromptTemplate(), words, few_words(config.vocab_size), group, 1)
     bank = random_bank(config, max(program.slots) + 1, size=size)
     questions = encode_questions(TEXTS[:2])
     keep = no_interventions(graph, 2, group)

@@ -11,10 +11,10 @@ import pytest
 from neuromas_jax.backbone import decoder, init_backbone
 from neuromas_jax.graph import node_slots, text_graph
 from neuromas_jax.rl import Objective, Optimizer, init_learner, update
-from neuromas_jax.rollout import Sampling, make_program, no_interventions, rollout
+from neuromas_jax.rollout import make_program, no_interventions, rollout
 from neuromas_jax.rollout.microbatch import check_microbatch, default_microbatch, map_questions, take_questions
 from neuromas_jax.text.prompt import PromptTemplate
-from tests.tiny import TEXTS, encode_questions, random_bank, tiny_config, tokenizer
+from tests.tiny import TEXTS, encode_questions, few_words, random_bank, tiny_config, tokenizer
 
 BATCH, GROUP = 4, 3
 REWARDS = jnp.asarray([[1.0, 0, 0], [1, 1, 0], [0, 1, 0], [1, 1, 1]])
@@ -26,11 +26,10 @@ def run():
 
     `scanned` tells apart what a test ran after it patched the decoder.
     """
-    graph, config = text_graph("2-1", 4), tiny_config()
+    graph, config = text_graph("2-2-1", 4, reads="all"), tiny_config()
     backbone, bank = init_backbone(config, jax.random.key(0)), random_bank(config, graph.size)
-    allowed = {tokenizer().end_id, *tokenizer().encode("A B 3")}  # of few words, draws stay clear of the rounding between them
-    sampling = Sampling(tokenizer().end_id, tuple(sorted(set(range(config.vocab_size)) - allowed)), temperature=3.0)
-    objective, optimizer = Objective(entropy_bonus=0.01, kl_penalty=0.1), Optimizer()
+    sampling = few_words(config.vocab_size)  # so that draws stay clear of the rounding between words
+    objective, optimizer = Objective(entropy_bonus=0.01, kl_penalty=0.1), Optimizer(eps=1e-4)  # or Adam enlarges rounding
 
     @functools.cache
     def both(microbatch, remat=False, scanned=False):

@@ -9,7 +9,7 @@ import numpy as np
 
 from neuromas_jax.backbone import DecoderConfig, init_backbone
 from neuromas_jax.backbone.adapters import init_bank
-from neuromas_jax.rollout import Questions
+from neuromas_jax.rollout import Questions, Sampling
 from neuromas_jax.text.tokenizer import load_tokenizer
 from neuromas_jax.backbone.huggingface import EMBEDDED
 
@@ -33,6 +33,12 @@ def tiny_config(**changes) -> DecoderConfig:
 def tiny_backbone():
     backbone = init_backbone(tiny_config(), jax.random.key(0))
     return dataclasses.replace(backbone, params={**backbone.params, "embed": backbone.params["embed"] * 20})
+
+
+def few_words(vocab_size: int) -> Sampling:
+    """Few words and mild odds, so that some messages end early."""
+    allowed = {tokenizer().end_id, *tokenizer().encode("A B 3")}
+    return Sampling(tokenizer().end_id, tuple(sorted(set(range(vocab_size)) - allowed)), temperature=3.0)
 
 
 def random_bank(config, slots: int, rank: int = 3, seed: int = 1, size: float = 0.1):
