@@ -32,7 +32,7 @@ def lowered(topology: str):
     """Rollout and update of a graph on the embedded backbone, traced and not compiled."""
     load = dataclasses.replace(Load(), topology=topology)
     backbone = load_backbone(EMBEDDED)
-    program = make_scene_program(load, backbone.config.vocab_size)
+    program = make_scene_program(load, backbone.config)
     bank = init_bank(backbone.config, (load.rank,) * program.graph.size, jax.random.key(1))
     tokens = jnp.zeros((1, load.questions, load.question_tokens), jnp.int32)
     questions = Questions(tokens, jnp.ones_like(tokens, bool), jnp.arange(load.questions, dtype=jnp.int32))

@@ -16,7 +16,7 @@ import numpy as np  # noqa: E402
 
 from benchmarks.scene import make_scene_program, read_load, score  # noqa: E402
 from neuromas_jax.backbone import load_backbone  # noqa: E402
-from neuromas_jax.backbone.adapters import take_slots  # noqa: E402
+from neuromas_jax.backbone.adapters import merge, take_slots  # noqa: E402
 from neuromas_jax.rl import Objective, Optimizer, init_learner, update  # noqa: E402
 from neuromas_jax.rollout import Questions, no_interventions, rollout, sampler  # noqa: E402
 from neuromas_jax.train.run import COMPILER_OPTIONS  # noqa: E402
@@ -24,9 +24,9 @@ from neuromas_jax.train.run import COMPILER_OPTIONS  # noqa: E402
 
 def prefill(program, backbone, bank, episodes):
     """Reads every prompt of the episodes and nothing else: what `rollout` does before it decodes."""
-    states = []
+    states, whole = [], merge(backbone, bank, program.lora_scale) if program.merge else bank
     for number, layer in enumerate(episodes):
-        adapters = take_slots(bank, program.layer_slots(number))
+        adapters = take_slots(whole, program.layer_slots(number))
         read = functools.partial(sampler.prefill, backbone, adapters, program.lora_scale, program.microbatch)
         hidden, kv = read(layer.shared, layer.shared_valid, jnp.zeros(layer.shared.shape[:3], jnp.int32), ())
         if layer.own.shape[-1]:
@@ -42,7 +42,7 @@ class Ours:
         self.backbone = load_backbone(folder / "model")
         if self.backbone.size > 5e6:  # memory without it has not been measured at 32M
             self.backbone = dataclasses.replace(self.backbone, remat=True)
-        self.program = make_scene_program(load, self.backbone.config.vocab_size)
+        self.program = make_scene_program(load, self.backbone.config)
         factors = np.load(folder / "bank.npz")
         bank = {site: {"a": jnp.asarray(factors[f"{site}.a"]), "b": jnp.asarray(factors[f"{site}.b"])}
                 for site in sorted({name.split(".")[0] for name in factors})}

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from neuromas_jax.backbone import DecoderConfig, init_backbone, load_config, save_backbone
-from neuromas_jax.backbone.adapters import init_bank
+from neuromas_jax.backbone.adapters import default_merge, init_bank
 from neuromas_jax.backbone.huggingface import EMBEDDED
 from neuromas_jax.graph import node_slots, text_graph
 from neuromas_jax.rollout import Sampling
@@ -47,7 +47,7 @@ def write_scene(folder: pathlib.Path, size: str, load: Load) -> int:
     """Draws weights, adapters and questions, and writes them for both sides. Returns the number of backbone parameters."""
     backbone = init_backbone(SIZES[size], jax.random.key(0))
     save_backbone(backbone, folder / "model")
-    program = make_scene_program(load, backbone.config.vocab_size)
+    program = make_scene_program(load, backbone.config)
     bank = init_bank(backbone.config, (load.rank,) * program.graph.size, jax.random.key(1))
     draw = np.random.default_rng(2)
     factors = {}
@@ -65,13 +65,14 @@ def write_scene(folder: pathlib.Path, size: str, load: Load) -> int:
     return backbone.size
 
 
-def make_scene_program(load: Load, vocab_size: int) -> Program:
+def make_scene_program(load: Load, config: DecoderConfig) -> Program:
     """The program of our side. Every added token is forbidden, the end among them; the rest of the vocabulary is open."""
     tokenizer = load_tokenizer(EMBEDDED)
     sampling = Sampling(tokenizer.end_id, tuple(sorted(tokenizer.added_ids)))
     graph = text_graph(load.topology, message_tokens=load.message_tokens)
     return make_program(graph, node_slots(graph), PromptTemplate(), tokenizer, sampling, load.group,
-                        default_microbatch(load.questions, load.group, graph), load.lora_scale)
+                        default_microbatch(load.questions, load.group, graph), load.lora_scale,
+                        default_merge(config, graph.size))
 
 
 def read_load(folder: pathlib.Path) -> Load:

@@ -30,13 +30,13 @@ GRAPHS = {
 }
 
 
-def build(name, group=2, **sampling):
+def build(name, group=2, merge=False, **sampling):
     options, sharing = GRAPHS[name]
     graph = text_graph(**options)
     backbone = tiny_backbone()
     program = make_program(
         graph, node_slots(graph, sharing), PromptTemplate(), tokenizer(),
-        make_sampling(tokenizer(), backbone.config.vocab_size, **sampling), group, 1,
+        make_sampling(tokenizer(), backbone.config.vocab_size, **sampling), group, 1, merge=merge,
     )
     return program, backbone, random_bank(backbone.config, max(program.slots) + 1)
 
@@ -67,9 +67,10 @@ def check_equal(program, episodes, found):
             np.testing.assert_allclose(layer.log_probs[g][layer.live[g]], scores, atol=2e-4)
 
 
-@pytest.mark.parametrize("name", ["4-2-1", "lengths", "edges", "single"])
-def test_program_equals_oracle(name):
-    program, backbone, bank = build(name)
+@pytest.mark.parametrize("name, merge", [
+    ("4-2-1", False), ("4-2-1", True), ("lengths", True), ("edges", False), ("single", False), ("single", True)])
+def test_program_equals_oracle(name, merge):
+    program, backbone, bank = build(name, merge=merge)
     questions = encode_questions(TEXTS[:2])
     key = jax.random.key(7)
     episodes = rollout(program, backbone, bank, questions, no_interventions(program.graph, 2, program.group), key)

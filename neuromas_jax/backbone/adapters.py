@@ -11,9 +11,10 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from neuromas_jax.backbone.decoder import LINEAR_SITES, DecoderConfig
+from neuromas_jax.backbone.decoder import LINEAR_SITES, SAME_INPUT, UNROLL, Backbone, DecoderConfig, Merged
 
 Bank = dict[str, dict[str, jax.Array]]
+MERGED_BYTES = 2**30
 
 
 def init_bank(config: DecoderConfig, ranks: Sequence[int], key, sites: Sequence[str] = LINEAR_SITES) -> Bank:
@@ -54,7 +55,33 @@ def bank_parameters(config: DecoderConfig, ranks: Sequence[int], sites: Sequence
     return per_rank * sum(ranks)
 
 
-def take_slots(bank: Bank, slots: Sequence[int]) -> Bank:
+def default_merge(config: DecoderConfig, nodes: int) -> bool:
+    """Whether a rollout gives each node a copy of the weights with its adapter in them: on a CPU, in float32, where all copies
+    take less than `MERGED_BYTES`. There thin products cost more than their operations; on an accelerator all nodes share one
+    wide product with the backbone, and in a narrower type the sum would round the adapter away.
+    """
+    one = sum(fan_in * fan_out for fan_in, fan_out in map(config.site_shape, LINEAR_SITES)) * config.num_hidden_layers
+    fits = nodes * one * jnp.dtype(jnp.float32).itemsize <= MERGED_BYTES
+    return jax.default_backend() == "cpu" and config.dtype == "float32" and config.num_hidden_layers <= UNROLL and fits
+
+
+def merge(backbone: Backbone, bank: Bank, scale: float) -> tuple[Merged, ...]:
+    """The backbone's weights with every slot's adapter added, `W + scale * A B`: per decoder layer, arrays `[S, in, out]`.
+
+    Made once before a loop over tokens, which then has one product where there would be three. `take_slots` takes it as a bank.
+    """
+    weights, slots = backbone.params["layers"], len(jax.tree.leaves(bank)[0])
+
+    def whole(site, layer):
+        weight = jnp.broadcast_to(weights[site][layer], (slots, *weights[site][layer].shape))
+        return weight + scale * (bank[site]["a"][:, layer] @ bank[site]["b"][:, layer]) if site in bank else weight
+
+    return tuple(
+        Merged({"+".join(sites): jnp.concatenate([whole(site, layer) for site in sites], axis=-1) for sites in SAME_INPUT})
+        for layer in range(backbone.config.num_hidden_layers))
+
+
+def take_slots(bank: Bank | tuple[Merged, ...], slots: Sequence[int]) -> Bank | tuple[Merged, ...]:
     """The rows of a layer's nodes: `[N, L, ...]`, one row per entry of `slots`, repeated where nodes share a slot."""
     slots = tuple(slots)
     if slots == tuple(range(slots[0], slots[0] + len(slots))):

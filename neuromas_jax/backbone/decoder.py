@@ -22,6 +22,7 @@ from neuromas_jax.backbone.norm import rms_norm
 
 UNROLL = 12  # so few layers are written out, not scanned: each then keeps a cache array of its own, which nothing slices
 LINEAR_SITES = ("q", "k", "v", "o", "gate", "up", "down")
+SAME_INPUT = (("q", "k", "v"), ("o",), ("gate", "up"), ("down",))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +72,26 @@ class Cache:
 
     block: KV
     at: Int[Array, ""]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Merged:
+    """The weights of one decoder layer with an adapter added to them, for nodes that only read and write.
+
+    `weights` maps the sites that read the same input, such as "q+k+v", to their matrices side by side `[in, out + out + out]`.
+    """
+
+    weights: dict[str, Float[Array, "*N in out"]]
+
+    def linear(self, config: DecoderConfig, x: Float[Array, "rows in"], sites: tuple[str, ...]) -> list[Float[Array, "rows out"]]:
+        """Products of neighbouring sites that read `x`."""
+        (joined,) = (group for group in SAME_INPUT if set(sites) <= set(group))
+        widths = {site: config.site_shape(site)[1] for site in joined}
+        first = sum(widths[site] for site in joined[: joined.index(sites[0])])
+        ends = np.cumsum([widths[site] for site in sites])
+        whole = x @ self.weights["+".join(joined)][:, first : first + ends[-1]].astype(x.dtype)
+        return jnp.split(whole, ends[:-1], axis=-1)
 
 
 class DecoderLayers(nnx.Module):
@@ -125,6 +146,8 @@ class Decoder(nnx.Module):
                 The weights do not: joining them would copy the whole layer at every decoded token.
                 """
                 flat = x.reshape(-1, x.shape[-1])  # plain matrix products: their backward pass on a CPU is 2-3 times as fast
+                if isinstance(factors, Merged):
+                    return [part.reshape(*x.shape[:-1], -1) for part in factors.linear(config, flat, sites)]
                 parts = [flat @ weights[site] for site in sites]
                 own = [site for site in sites if factors is not None and site in factors]
                 if own:
@@ -163,7 +186,7 @@ class Decoder(nnx.Module):
         if config.num_hidden_layers <= UNROLL:
             states = []
             for number in range(config.num_hidden_layers):
-                inputs = jax.tree.map(lambda x: x[number], stacked)
+                inputs = [x[number] if isinstance(x, tuple) else jax.tree.map(lambda y: y[number], x) for x in stacked]
                 pasts = [(block.k[number], block.v[number]) for block in past]
                 mine = cached and (cached[0][number], cached[1][number])
                 wanted = last if number == config.num_hidden_layers - 1 else length  # what nobody reads is not computed
@@ -241,7 +264,7 @@ class Backbone:
         valid: Bool[Array, "B g T"],
         start: Int[Array, "B g"],
         past: tuple[KV, ...] = (),
-        adapter: dict | None = None,
+        adapter: dict | tuple[Merged, ...] | None = None,
         scale: float = 1.0,
         cache: Cache | None = None,
         last: int | None = None,
@@ -253,8 +276,9 @@ class Backbone:
           valid: which tokens are real. Padding is never looked at and takes no position.
           start: position of the first real token: how many real tokens were read before, so at most as many as there are columns.
           past: blocks read before, each with group axis `g` or 1; all their valid tokens are visible.
-          adapter: one node's LoRA factors `{site: {"a": [L, in, R], "b": [L, R, out]}}`, or None for the bare backbone.
-          scale: LoRA scale, alpha / rank.
+          adapter: one node's LoRA factors `{site: {"a": [L, in, R], "b": [L, R, out]}}`, None for the bare
+            backbone, or what `adapters.merge` made of them.
+          scale: LoRA scale, alpha / rank; merged weights hold it already.
           cache: a block that these tokens continue, after the past ones; its columns before `at` are visible where valid.
           last: of how many last columns hidden states are wanted, by default of all (t = T): a prompt needs its last one alone,
             and the final layer then computes nothing but keys and values of the others.

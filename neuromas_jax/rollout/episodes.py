@@ -23,6 +23,7 @@ class Program:
       group: episodes per question, G.
       microbatch: questions that prefill and update read at a time.
       lora_scale: LoRA alpha / rank.
+      merge: whether a rollout adds each adapter to a copy of the weights first (`adapters.merge`); equal to rounding.
     """
 
     graph: TextGraph
@@ -32,6 +33,7 @@ class Program:
     group: int
     microbatch: int
     lora_scale: float = 2.0
+    merge: bool = False
 
     def layer_slots(self, layer: int) -> tuple[int, ...]:
         return tuple(self.slots[node] for node in self.graph.nodes(layer))
@@ -46,6 +48,7 @@ def make_program(
     group: int,
     microbatch: int,
     lora_scale: float = 2.0,
+    merge: bool = False,
 ) -> Program:
     """Tokenises the template.
 
@@ -56,7 +59,7 @@ def make_program(
         raise ValueError(f"group {group}; a question needs 1 episode or more")
     prompts = layer_prompts(graph, template, tokenizer)
     check_unforgeable(prompts, tokenizer, sampling.forbidden)
-    return Program(graph, slots, prompts, sampling, group, microbatch, lora_scale)
+    return Program(graph, slots, prompts, sampling, group, microbatch, lora_scale, merge)
 
 
 @jax.tree_util.register_dataclass

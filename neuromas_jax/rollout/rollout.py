@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from neuromas_jax.backbone.adapters import Bank, take_slots
+from neuromas_jax.backbone.adapters import Bank, merge, take_slots
 from neuromas_jax.backbone.decoder import Backbone
 from neuromas_jax.rollout.distribution import row_uniforms
 from neuromas_jax.rollout.episodes import Episodes, LayerEpisodes, Program, Questions
@@ -40,10 +40,11 @@ def rollout(
     """
     graph, group = program.graph, program.group
     batch = questions.tokens.shape[1]
+    adapters = merge(backbone, bank, program.lora_scale) if program.merge else bank
     uniforms = row_uniforms(key, graph.size, questions.index, group, graph.message_tokens)
     with jax.named_scope("shared"):  # the shared blocks of all nodes at once: they wait for no message
         shared = shared_blocks(program, questions)
-        hidden, shared_kv = prefill(backbone, take_slots(bank, program.slots), program.lora_scale, program.microbatch,
+        hidden, shared_kv = prefill(backbone, take_slots(adapters, program.slots), program.lora_scale, program.microbatch,
                                     *shared, jnp.zeros((graph.size, batch, 1), jnp.int32), ())
     episodes, written = [], []  # written: per layer, (messages as read [N, B, G, M], mask)
     for number, (layer, prompt) in enumerate(zip(graph.layers, program.prompts)):
@@ -60,7 +61,7 @@ def rollout(
             forced = (interventions.force[nodes], interventions.given[nodes, ..., : layer.message_tokens],
                       interventions.given_length[nodes])
             message, live, log_probs = sample_layer(
-                backbone, take_slots(bank, program.layer_slots(number)), program.lora_scale,
+                backbone, take_slots(adapters, program.layer_slots(number)), program.lora_scale,
                 jax.tree.map(lambda x: x[nodes[0] : nodes[-1] + 1], (hidden, shared_kv)), own, forced,
                 uniforms[nodes, ..., : layer.message_tokens], jnp.asarray(greedy), program.sampling, program.microbatch,
             )

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from neuromas_jax.backbone import Backbone, check_vocabulary, load_backbone
-from neuromas_jax.backbone.adapters import Bank, bank_parameters, init_bank
+from neuromas_jax.backbone.adapters import Bank, bank_parameters, default_merge, init_bank
 from neuromas_jax.backbone.huggingface import EMBEDDED
 from neuromas_jax.config import Config, FamilyConfig
 from neuromas_jax.methods import Method, make_method
@@ -84,7 +84,8 @@ def make_run(config: Config, family_name: str, method_name: str, learning_rate: 
     sampling = make_sampling(parts.tokenizer, parts.backbone.config.vocab_size, config.rollout.temperature)
     template = dataclasses.replace(config.prompt, tokens_per_fact=family.tokens_per_fact)
     program = make_program(
-        method.graph, method.slots, template, parts.tokenizer, sampling, config.rollout.group, microbatch, config.adapters.scale)
+        method.graph, method.slots, template, parts.tokenizer, sampling, config.rollout.group, microbatch, config.adapters.scale,
+        default_merge(parts.backbone.config, method.graph.size))
     answering = dataclasses.replace(
         program, group=1, microbatch=config.rollout.microbatch or default_microbatch(batch, 1, method.graph))
     optimizer = config.optimizer if learning_rate is None else dataclasses.replace(config.optimizer, learning_rate=learning_rate)
