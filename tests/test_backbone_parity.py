@@ -90,8 +90,9 @@ def test_greedy_continuation_with_a_cache_equals_torch(name, which, scanned, mon
             token[..., None], going, before + position, (prompt,), adapter, scale, Cache(written, position))
         return jax.nn.log_softmax(backbone.logits(hidden[:, :, -1])), written
 
-    empty = jax.tree.map(lambda x: jnp.zeros((*x.shape[:-2], length, x.shape[-1])), prompt.k)
-    written = KV(empty, empty, jnp.zeros((rows, 1, length), bool))
+    k = jax.tree.map(lambda x: jnp.zeros((*x.shape[:-1], length)), prompt.k)
+    v = jax.tree.map(lambda x: jnp.zeros((*x.shape[:-2], length, x.shape[-1])), prompt.v)
+    written = KV(k, v, jnp.zeros((rows, 1, length), bool))
     log_probs = jax.nn.log_softmax(backbone.logits(hidden[:, :, -1]))
     chosen, scores = [], []
     for position in range(length):

@@ -15,7 +15,7 @@ from neuromas_jax.backbone.huggingface import EMBEDDED
 from neuromas_jax.graph import node_slots, text_graph
 from neuromas_jax.pretrain.vocabulary import CONTROL_TOKENS
 from neuromas_jax.rollout import Sampling, log_distribution, make_program, make_sampling
-from neuromas_jax.rollout.distribution import draw
+from neuromas_jax.rollout.distribution import draw, open_logits
 from neuromas_jax.text.prompt import PromptTemplate, layer_prompts, own_block
 from neuromas_jax.text.tokenizer import FileTokenizer
 from tests.conftest import roll
@@ -91,8 +91,9 @@ def sampler(temperature):
 
     @jax.jit
     def sample(logits, uniform, greedy):
-        log_probs = log_distribution(logits, sampling)
-        return draw(log_probs, uniform, greedy), log_probs
+        scores = open_logits(logits, sampling)
+        token, log_total = draw(scores, uniform, greedy)
+        return token, scores - log_total[..., None], log_distribution(logits, sampling)
 
     return sampling, sample
 
@@ -107,7 +108,9 @@ def test_the_sampler_never_writes_a_forbidden_id(seed, size, tempting, greedy, t
     if tempting:
         logits[..., list(sampling.forbidden)] += 10 * size
     uniform = rng.choice([0.0, 1 - 2**-24, *rng.random(3)], (1, 2, 8)).astype(np.float32)
-    token, log_probs = sample(logits, uniform, greedy)
+    token, drawn_from, log_probs = sample(logits, uniform, greedy)
+    rounding = 1e-6 * max(1.0, np.abs(logits).max() / temperature)
+    np.testing.assert_allclose(jnp.maximum(drawn_from, -1e29), jnp.maximum(log_probs, -1e29), rtol=1e-5, atol=rounding)
     assert not set(np.asarray(token).ravel().tolist()).intersection(sampling.forbidden)
     chosen = np.take_along_axis(np.asarray(log_probs), np.asarray(token)[..., None], -1)
     assert np.isfinite(chosen).all() and (chosen > -1e29).all()
@@ -120,7 +123,7 @@ def test_samples_follow_the_distribution():
     log_probs = log_distribution(logits, sampling)
     np.testing.assert_allclose(jnp.exp(log_probs).sum(), 1, rtol=1e-5)
     uniform = jax.random.uniform(jax.random.key(0), (1, 1, 20000))
-    token = draw(jnp.broadcast_to(log_probs, (1, 1, 20000, 12)), uniform, jnp.asarray(False))
+    token, _ = draw(jnp.broadcast_to(open_logits(logits, sampling), (1, 1, 20000, 12)), uniform, jnp.asarray(False))
     share = np.bincount(np.asarray(token).ravel(), minlength=12) / 20000
     np.testing.assert_allclose(share, jnp.exp(log_probs), atol=0.015)
 

@@ -15,8 +15,8 @@ from neuromas_jax.backbone.norm import row_sum
 
 MASKED = -1e30  # finite, so that a row that may look nowhere (padding) gives numbers, never nan
 
-Block = tuple[Float[Array, "_B _g _K _S _H"], Float[Array, "_B _g _K _S _H"], Bool[Array, "_B _g _t _S"]]
-"""Keys and values `[B, g, K, S, H]`, and which of them each query may look at `[B, g, t, S]`.
+Block = tuple[Float[Array, "_B _g _K _H _S"], Float[Array, "_B _g _K _S _H"], Bool[Array, "_B _g _t _S"]]
+"""Keys `[B, g, K, H, S]`, values `[B, g, K, S, H]`, and which of them each query may look at `[B, g, t, S]`.
 
 `g` is the group or 1, `t` the queries or 1.
 """
@@ -54,7 +54,7 @@ def _split(q: Array, block: Block):
 def _scores(q: Array, block: Block) -> Float[Array, "B g K X S"]:
     k, _, mask = block
     enter, _ = _split(q, block)
-    scores = jnp.einsum("bgkxh,bgksh->bgkxs", enter(q), k, preferred_element_type=jnp.float32)
+    scores = jnp.einsum("bgkxh,bgkhs->bgkxs", enter(q), k, preferred_element_type=jnp.float32)
     # One mask row serves the r query heads of a key head, and every episode that has none of its own.
     seen = scores.reshape(*scores.shape[:3], -1, mask.shape[2], mask.shape[3])
     return jnp.where(mask[:, :, None, None], seen, MASKED).reshape(scores.shape)
@@ -89,8 +89,8 @@ def _backward(kept, d_out):
         weights = jnp.exp(_scores(q, block) - enter(log_total)[..., None])
         d_weights = jnp.einsum("bgkxh,bgksh->bgkxs", d_rows, v, preferred_element_type=jnp.float32)
         d_scores = (weights * (d_weights - enter(slope)[..., None])).astype(q.dtype)
-        d_q = d_q + leave(jnp.einsum("bgkxs,bgksh->bgkxh", d_scores, k, preferred_element_type=jnp.float32))
-        d_k = jnp.einsum("bgkxs,bgkxh->bgksh", d_scores, rows)
+        d_q = d_q + leave(jnp.einsum("bgkxs,bgkhs->bgkxh", d_scores, k, preferred_element_type=jnp.float32))
+        d_k = jnp.einsum("bgkxs,bgkxh->bgkhs", d_scores, rows)
         d_v = jnp.einsum("bgkxs,bgkxh->bgksh", weights.astype(q.dtype), d_rows)
         d_blocks.append((d_k, d_v, None))
     return d_q.astype(q.dtype), tuple(d_blocks)

@@ -57,10 +57,10 @@ class DecoderConfig:
 class KV:
     """Keys and values of one block, stacked over decoder layers, or one array per layer where the layers are written out.
 
-    `g` is `G`, or 1 where the block is shared by the group.
+    `g` is `G`, or 1 where the block is shared by the group. Keys stand in columns: small products on a CPU then need no copy.
     """
 
-    k: Float[Array, "L B g K T H"] | tuple[Float[Array, "B g K T H"], ...]
+    k: Float[Array, "L B g K H T"] | tuple[Float[Array, "B g K H T"], ...]
     v: Float[Array, "L B g K T H"] | tuple[Float[Array, "B g K T H"], ...]
     valid: Bool[Array, "B g T"]
 
@@ -160,10 +160,9 @@ class Decoder(nnx.Module):
                 return x[:, :, length - last :]
 
             def heads(x, norm=None, turn=()):
-                """[B, g, T, K * H] -> [B, g, K, T, H], normed and turned where there is a norm."""
+                """[B, g, T, K * H] -> [B, g, T, K, H], normed and turned where there is a norm."""
                 x = x.reshape(*x.shape[:-1], -1, config.head_dim)
-                x = x if norm is None else rotate(rms_norm(x, weights[norm], config.rms_norm_eps), *turn)
-                return jnp.swapaxes(x, 2, 3)
+                return x if norm is None else rotate(rms_norm(x, weights[norm], config.rms_norm_eps), *turn)
 
             x = rms_norm(hidden, weights["attn_norm"], config.rms_norm_eps)
             if last == length:
@@ -171,8 +170,9 @@ class Decoder(nnx.Module):
             else:
                 (q,), (k, v) = linear(ending(x), "q"), linear(x, "k", "v")
             q, k, v = heads(q, "q_norm", (ending(cos), ending(sin))), heads(k, "k_norm", (cos, sin)), heads(v)
+            q, k, v = jnp.swapaxes(q, 2, 3), jnp.moveaxis(k, 2, 4), jnp.swapaxes(v, 2, 3)
             blocks = [(pk, pv, block.valid[:, :, None, :]) for (pk, pv), block in zip(past_kv, past)]
-            whole = (k, v) if cached is None else tuple(put(x[None], part[None], 0, at)[0] for x, part in zip(cached, (k, v)))
+            whole = (k, v) if cached is None else tuple(put(x[None], part[None], 0, at)[0] for put, x, part in zip(PUT, cached, (k, v)))
             mixed = attend(q, [*blocks, (*whole, ending(causal))])
             hidden = ending(hidden)
             (out,) = linear(jnp.swapaxes(mixed, 2, 3).reshape(*hidden.shape[:-1], -1), "o")
@@ -203,7 +203,7 @@ class Decoder(nnx.Module):
                 hidden, new, _ = layer(length, hidden, *inputs, mine)
                 if cached is None:
                     return (hidden, None), new
-                return (hidden, tuple(put(x, part[None], number, at) for x, part in zip(cached, new))), None
+                return (hidden, tuple(put(x, part[None], number, at) for put, x, part in zip(PUT, cached, new))), None
 
             numbers = jnp.arange(config.num_hidden_layers)
             (hidden, cached), new = jax.lax.scan(
@@ -218,24 +218,30 @@ class Decoder(nnx.Module):
         return jnp.matmul(hidden, head, preferred_element_type=jnp.float32)
 
 
-def _put(whole, part, layer, at):
-    return jax.lax.dynamic_update_slice(whole, part, (*(0,) * (whole.ndim - 6), layer, 0, 0, 0, at, 0))
-
-
-@jax.custom_batching.custom_vmap
-def put(whole: Float[Array, "*N L B g K S H"], part: Float[Array, "*N 1 B g K T H"], layer: Int[Array, ""], at: Int[Array, ""]):
-    """Keys or values with `part` written into one layer, from column `at` on.
+def _putter(axis: int):
+    """`put(whole [*N, L, ...], part [*N, 1, ...], layer, at)`: keys or values with `part` written into one layer, from column
+    `at` of `axis` on.
 
     Mapped over nodes that all write at the same column it stays a slice update; JAX's own rule would make it a scatter.
     """
-    return _put(whole, part, layer, at)
+
+    def write(whole, part, layer, at):
+        start = [0] * whole.ndim
+        start[-6], start[axis] = layer, at
+        return jax.lax.dynamic_update_slice(whole, part, start)
+
+    put = jax.custom_batching.custom_vmap(write)
+
+    @put.def_vmap
+    def put_of_nodes(size, mapped, whole, part, layer, at):
+        if mapped == [True, True, False, False]:
+            return put(whole, part, layer, at), True
+        return jax.vmap(write, in_axes=[0 if one else None for one in mapped], axis_size=size)(whole, part, layer, at), True
+
+    return put
 
 
-@put.def_vmap
-def _put_of_nodes(size, mapped, whole, part, layer, at):
-    if mapped == [True, True, False, False]:
-        return put(whole, part, layer, at), True
-    return jax.vmap(_put, in_axes=[0 if one else None for one in mapped], axis_size=size)(whole, part, layer, at), True
+PUT = _putter(-1), _putter(-2)  # for keys, for values
 
 
 @functools.lru_cache(maxsize=None)

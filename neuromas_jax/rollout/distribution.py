@@ -41,9 +41,14 @@ def make_sampling(tokenizer: Tokenizer, vocab_size: int, temperature: float = 1.
 
 def log_distribution(logits: Float[Array, "... V"], sampling: Sampling) -> Float[Array, "... V"]:
     """Log-probabilities of the next token; forbidden ids have probability zero."""
+    return jax.nn.log_softmax(open_logits(logits, sampling), axis=-1)
+
+
+def open_logits(logits: Float[Array, "... V"], sampling: Sampling) -> Float[Array, "... V"]:
+    """`log_distribution` before it is normalised."""
     allowed = np.ones(logits.shape[-1], bool)
     allowed[list(sampling.forbidden)] = False
-    return jax.nn.log_softmax(jnp.where(jnp.asarray(allowed), logits / sampling.temperature, FORBIDDEN), axis=-1)
+    return jnp.where(jnp.asarray(allowed), logits / sampling.temperature, FORBIDDEN)
 
 
 def row_uniforms(key, nodes: int, questions: Int[Array, "B"], group: int, length: int) -> Float[Array, "X B G M"]:
@@ -64,25 +69,42 @@ def row_uniforms(key, nodes: int, questions: Int[Array, "B"], group: int, length
     return over_nodes(jnp.arange(nodes), questions, jnp.arange(group), jnp.arange(length))
 
 
-def draw(log_probs: Float[Array, "N B G V"], uniform: Float[Array, "N B G"], greedy: Bool[Array, ""]) -> Int[Array, "N B G"]:
+def draw(
+    scores: Float[Array, "N B G V"], uniform: Float[Array, "N B G"], greedy: Bool[Array, ""]
+) -> tuple[Int[Array, "N B G"], Float[Array, "N B G"]]:
     """The next token of every row: the most likely one if `greedy`, else a sample by inverting the cumulative distribution.
 
-    The inversion runs over blocks of the vocabulary, then inside one block, since a running sum
-    over the whole vocabulary is the slowest part of a small model's step.
+    The inversion runs over blocks of the vocabulary, then inside one block, since a running sum over the whole vocabulary is the
+    slowest part of a small model's step.
+
+    Args:
+      scores: of `open_logits`, or normalised.
+      uniform: where in the cumulative distribution the sample lies.
+      greedy: see above.
+
+    Returns:
+      Token ids, and what to subtract from a token's score for its log-probability.
     """
-    vocabulary = log_probs.shape[-1]
+    vocabulary = scores.shape[-1]
     root = int(np.ceil(vocabulary**0.5))
     # Blocks of equal size near the root where the vocabulary divides so: padding the last would cost more than the sum.
     width = next((size for size in range(root, 4 * root) if vocabulary % size == 0), root)
     spare = -vocabulary % width
-    chances = jnp.exp(jnp.pad(log_probs, [(0, 0)] * (log_probs.ndim - 1) + [(0, spare)], constant_values=FORBIDDEN))
-    chances = chances.reshape(*log_probs.shape[:-1], -1, width)
+    top = scores.max(axis=-1)
+    padded = jnp.pad(scores, [(0, 0)] * (scores.ndim - 1) + [(0, spare)], constant_values=FORBIDDEN)
+    chances = jnp.exp(padded - top[..., None]).reshape(*scores.shape[:-1], -1, width)
     blocks = chances.sum(axis=-1)
-    threshold = uniform * blocks.sum(axis=-1)
-    block, below = _invert(blocks, threshold)
-    inside = jnp.take_along_axis(chances, block[..., None, None], axis=-2)[..., 0, :]
-    sample = block * width + _invert(inside, threshold - below)[0]
-    return jnp.where(greedy, jnp.argmax(log_probs, axis=-1).astype(jnp.int32), sample)
+    total = blocks.sum(axis=-1)
+
+    def sample():
+        threshold = uniform * total
+        block, below = _invert(blocks, threshold)
+        inside = jnp.take_along_axis(chances, block[..., None, None], axis=-2)[..., 0, :]
+        return block * width + _invert(inside, threshold - below)[0]
+
+    # A branch, since a search for the largest of a row takes longer than everything else here.
+    token = jax.lax.cond(greedy, lambda: jnp.argmax(scores, axis=-1).astype(jnp.int32), sample)
+    return token, top + jnp.log(total)
 
 
 def _invert(chances: Float[Array, "... V"], threshold: Float[Array, "..."]) -> tuple[Int[Array, "..."], Float[Array, "..."]]:

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from neuromas_jax.backbone.decoder import KV, Backbone, Cache
-from neuromas_jax.rollout.distribution import Sampling, draw, log_distribution
+from neuromas_jax.rollout.distribution import Sampling, draw, open_logits
 from neuromas_jax.rollout.microbatch import map_questions
 
 
@@ -102,26 +102,25 @@ def sample_layer(
         hidden, local = prefill(backbone, adapters, scale, microbatch, *own, before, (shared_kv,))
         before = before + count(own[1])
     else:  # an own block of no tokens
-        k, v = jax.tree.map(
-            lambda x: jnp.broadcast_to(x[..., :0, :], (*x.shape[:-4], group, x.shape[-3], 0, x.shape[-1])),
-            (shared_kv.k, shared_kv.v))
+        k = jax.tree.map(lambda x: jnp.zeros((*x.shape[:-4], group, *x.shape[-3:-1], 0), x.dtype), shared_kv.k)
+        v = jax.tree.map(lambda x: jnp.zeros((*x.shape[:-4], group, x.shape[-3], 0, x.shape[-1]), x.dtype), shared_kv.v)
         local = KV(k, v, jnp.zeros((nodes, batch, group, 0), bool))
-    room = ((0, message_tokens - 1), (0, 0))
-    k, v = jax.tree.map(lambda x: jnp.pad(x, ((0, 0),) * (x.ndim - 2) + room), (local.k, local.v))
-    local = carried(KV(k, v, jnp.pad(local.valid, ((0, 0),) * 3 + room[:1])))
+    rest = ((0, 0),) * 3 + ((0, message_tokens - 1),)
+    local = carried(KV(*(
+        jax.tree.map(lambda x: jnp.pad(x, [(0, message_tokens - 1 if i == axis % x.ndim else 0) for i in range(x.ndim)]), part)
+        for part, axis in ((local.k, -1), (local.v, -2))), jnp.pad(local.valid, rest)))
     forced_rows, forced_ids, forced_length = forced
 
     def write(position, hidden):
         """Samples the token at `position` from the last hidden state `[N, B, 1 or G, 1, D]`."""
-        log_probs = log_distribution(backbone.logits(hidden[..., -1, :]), sampling)
-        log_probs = jnp.broadcast_to(log_probs, (nodes, batch, group, log_probs.shape[-1]))
-        token = draw(log_probs, jax.lax.dynamic_index_in_dim(uniforms, position, 3, False), greedy)
+        scores = open_logits(backbone.logits(hidden[..., -1, :]), sampling)
+        scores = jnp.broadcast_to(scores, (nodes, batch, group, scores.shape[-1]))
+        token, log_total = draw(scores, jax.lax.dynamic_index_in_dim(uniforms, position, 3, False), greedy)
         given = jnp.where(position < forced_length, jax.lax.dynamic_index_in_dim(forced_ids, position, 3, False), sampling.end_id)
         token = jnp.where(forced_rows, given, token)
-        return token, jnp.take_along_axis(log_probs, token[..., None], axis=-1)[..., 0]
+        return token, jnp.take_along_axis(scores, token[..., None], axis=-1)[..., 0] - log_total
 
     first, first_log_prob = write(jnp.int32(0), hidden)
-    rest = ((0, 0),) * 3 + ((0, message_tokens - 1),)
     tokens, scores = jnp.pad(first[..., None], rest), jnp.pad(first_log_prob[..., None], rest)
     live = jnp.pad(jnp.ones((nodes, batch, group, 1), bool), rest)
 
