@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from neuromas_jax.backbone import KV, decoder, load_backbone, save_backbone
+from neuromas_jax.backbone import decoder, load_backbone, save_backbone
 from neuromas_jax.backbone.decoder import LINEAR_SITES, Cache
 
 GOLDEN = pathlib.Path(__file__).parent / "golden" / "qwen3"
@@ -90,9 +90,7 @@ def test_greedy_continuation_with_a_cache_equals_torch(name, which, scanned, mon
             token[..., None], going, before + position, (prompt,), adapter, scale, Cache(written, position))
         return jax.nn.log_softmax(backbone.logits(hidden[:, :, -1])), written
 
-    k = jax.tree.map(lambda x: jnp.zeros((*x.shape[:-1], length)), prompt.k)
-    v = jax.tree.map(lambda x: jnp.zeros((*x.shape[:-2], length, x.shape[-1])), prompt.v)
-    written = KV(k, v, jnp.zeros((rows, 1, length), bool))
+    written = prompt.columns(0).columns(length)
     log_probs = jax.nn.log_softmax(backbone.logits(hidden[:, :, -1]))
     chosen, scores = [], []
     for position in range(length):

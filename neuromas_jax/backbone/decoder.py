@@ -64,6 +64,21 @@ class KV:
     v: Float[Array, "L B g K T H"] | tuple[Float[Array, "B g K T H"], ...]
     valid: Bool[Array, "B g T"]
 
+    def columns(self, count: int) -> "KV":
+        """This block with its first `count` columns, or with empty ones behind it."""
+
+        def fit(x, axis):
+            x = jax.lax.slice_in_dim(x, 0, min(count, x.shape[axis]), axis=axis)
+            return jnp.pad(x, [(0, count - x.shape[axis] if i == axis else 0) for i in range(x.ndim)])
+
+        k, v = (jax.tree.map(lambda x: fit(x, x.ndim + axis), part) for part, axis in ((self.k, -1), (self.v, -2)))
+        return KV(k, v, fit(self.valid, self.valid.ndim - 1))
+
+    def per_episode(self, group: int) -> "KV":
+        """A copy for each of `group` episodes of a block that they share."""
+        k, v = jax.tree.map(lambda x: jnp.broadcast_to(x, (*x.shape[:-4], group, *x.shape[-3:])), (self.k, self.v))
+        return KV(k, v, jnp.broadcast_to(self.valid, (*self.valid.shape[:-2], group, self.valid.shape[-1])))
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)

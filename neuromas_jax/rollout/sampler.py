@@ -102,13 +102,8 @@ def sample_layer(
         hidden, local = prefill(backbone, adapters, scale, microbatch, *own, before, (shared_kv,))
         before = before + count(own[1])
     else:  # an own block of no tokens
-        k = jax.tree.map(lambda x: jnp.zeros((*x.shape[:-4], group, *x.shape[-3:-1], 0), x.dtype), shared_kv.k)
-        v = jax.tree.map(lambda x: jnp.zeros((*x.shape[:-4], group, x.shape[-3], 0, x.shape[-1]), x.dtype), shared_kv.v)
-        local = KV(k, v, jnp.zeros((nodes, batch, group, 0), bool))
-    rest = ((0, 0),) * 3 + ((0, message_tokens - 1),)
-    local = carried(KV(*(
-        jax.tree.map(lambda x: jnp.pad(x, [(0, message_tokens - 1 if i == axis % x.ndim else 0) for i in range(x.ndim)]), part)
-        for part, axis in ((local.k, -1), (local.v, -2))), jnp.pad(local.valid, rest)))
+        local = shared_kv.columns(0).per_episode(group)
+    local = carried(local.columns(own_tokens + message_tokens - 1))
     forced_rows, forced_ids, forced_length = forced
 
     def write(position, hidden):
@@ -121,6 +116,7 @@ def sample_layer(
         return token, jnp.take_along_axis(scores, token[..., None], axis=-1)[..., 0] - log_total
 
     first, first_log_prob = write(jnp.int32(0), hidden)
+    rest = ((0, 0),) * 3 + ((0, message_tokens - 1),)
     tokens, scores = jnp.pad(first[..., None], rest), jnp.pad(first_log_prob[..., None], rest)
     live = jnp.pad(jnp.ones((nodes, batch, group, 1), bool), rest)
 
