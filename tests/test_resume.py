@@ -23,8 +23,8 @@ import ml_collections
 def get_config():
     config = ml_collections.ConfigDict()
     config.families = dict(listops=dict(options=dict(depths=(2, 3), weights=(0.5, 0.5), held_out_depth=4), buckets=(48,)))
-    config.methods = ("single_equal_parameters",)
-    config.graph = dict(topology="1")
+    config.methods = ("graph",)
+    config.graph = dict(topology="2-1")
     config.rollout = dict(questions=8, group=8)  # so many that every step has a group that disagrees
     config.learning_rate = dict(default=2e-3)
     config.training = dict(steps=6, evaluate_every=100, checkpoint_every=2, validation_questions=4)
@@ -42,7 +42,7 @@ def start(folder, experiment, *flags):
 
 
 def cell(folder):
-    return folder / "train" / "listops" / "single_equal_parameters_seed0"
+    return folder / "train" / "listops" / "graph_seed0"
 
 
 def finish(folder, experiment, *flags):
@@ -54,7 +54,7 @@ def finish(folder, experiment, *flags):
 
 
 def evaluated_adapters(folder):
-    path = folder / "evaluation" / "listops" / "single_equal_parameters_seed0" / "done.json"
+    path = folder / "evaluation" / "listops" / "graph_seed0" / "done.json"
     return json.loads(path.read_text())["belongs"]["adapters"]
 
 
