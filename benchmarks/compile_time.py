@@ -38,7 +38,7 @@ def lowered(topology: str):
     questions = Questions(tokens, jnp.ones_like(tokens, bool), jnp.arange(load.questions, dtype=jnp.int32))
     forward = jax.jit(functools.partial(rollout, program))
     arguments = (backbone, bank, questions, no_interventions(program.graph, load.questions, load.group),
-                 jax.random.key(0), jnp.asarray(False))
+                 jax.random.key(0))
     episodes = jax.eval_shape(forward, *arguments)
     rewards = jax.ShapeDtypeStruct((load.questions, load.group), jnp.float32)
     learn = jax.jit(functools.partial(update, Objective(), Optimizer(), program))

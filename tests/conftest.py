@@ -66,9 +66,7 @@ class Scene:
 
 
 @functools.cache
-def make_scene(topology="2-1", slots="per_node", message_tokens=4, group=3, size=0.3) -> Scene:
-    import jax.numpy as jnp
-
+def make_scene(topology="2-1", slots="per_node", message_tokens=4, group=3, size=0.3, merge=False) -> Scene:
     from neuromas_jax.backbone import init_backbone
     from neuromas_jax.graph import node_slots, text_graph
     from neuromas_jax.rollout import make_program, no_interventions
@@ -79,11 +77,12 @@ def make_scene(topology="2-1", slots="per_node", message_tokens=4, group=3, size
     config = tiny_config(num_hidden_layers=1)
     backbone = init_backbone(config, jax.random.key(0))
     backbone = dataclasses.replace(backbone, params={**backbone.params, "embed": backbone.params["embed"] * 20})
-    program = make_program(graph, node_slots(graph, slots), PromptTemplate(), words, few_words(config.vocab_size), group, 1)
+    program = make_program(
+        graph, node_slots(graph, slots), PromptTemplate(), words, few_words(config.vocab_size), group, 1, merge=merge)
     bank = random_bank(config, max(program.slots) + 1, size=size)
     questions = encode_questions(TEXTS[:2])
     keep = no_interventions(graph, 2, group)
-    episodes = roll(program, backbone, bank, questions, keep, jax.random.key(5), jnp.asarray(False))
+    episodes = roll(program, backbone, bank, questions, keep, jax.random.key(5))
     return Scene(program, backbone, bank, questions, keep, episodes)
 
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from neuromas_jax.backbone import init_backbone
-from neuromas_jax.backbone.adapters import bank_parameters, init_bank, take_slots
+from neuromas_jax.backbone.adapters import bank_parameters, default_merge, init_bank, merge, take_slots
+from neuromas_jax.backbone.decoder import LINEAR_SITES, SAME_INPUT, UNROLL
 from neuromas_jax.rollout.sampler import reader
 from tests.tiny import random_bank, tiny_config
 
@@ -47,6 +48,38 @@ def test_vmapped_layer_equals_a_loop_over_nodes(backbone, slots):
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-5 * scale), got_gradient, want_gradient)
     for slot in {0, 1, 2} - set(slots):  # a slot that no node uses gets no gradient
         assert all((np.asarray(x[slot]) == 0).all() for x in jax.tree.leaves(got_gradient))
+
+
+@pytest.mark.parametrize("sites", [LINEAR_SITES, ("q", "down"), ("v", "up", "o")])
+@pytest.mark.parametrize("slots", [(1, 2), (2, 0, 2), (0,)])
+def test_merged_adapters_say_what_adapters_say(backbone, slots, sites):
+    """Rows of merged weights, all columns and the last one alone, against the same rows with their adapters apart."""
+    bank = {site: pair for site, pair in random_bank(CONFIG, 3).items() if site in sites}
+    tokens = jax.random.randint(jax.random.key(3), (len(slots), 2, 2, 5), 0, CONFIG.vocab_size)
+    rows = tokens, jnp.ones_like(tokens, bool), jnp.zeros(tokens.shape[:3], jnp.int32), ()
+    merged = merge(backbone, bank, SCALE)
+    assert set(merged[0].weights) == {"+".join(group) for group in SAME_INPUT if set(group) & set(sites)}
+    for last in (None, 1):
+        want, want_kv = reader(backbone, SCALE)(take_slots(bank, slots), *rows, last=last)
+        got, got_kv = reader(backbone, SCALE)(take_slots(merged, slots), *rows, last=last)
+        jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=2e-5), (got, got_kv), (want, want_kv))
+
+
+def test_weights_are_merged_where_that_is_sound(monkeypatch):
+    deep, narrow = dict(num_hidden_layers=UNROLL + 1), dict(dtype="bfloat16")
+    cases = [({}, 7, True), (narrow, 7, False), (deep, 7, False), ({}, 10**6, False)]
+    for backend in ("cpu", "tpu"):
+        monkeypatch.setattr(jax, "default_backend", lambda: backend)
+        for changes, nodes, sound in cases:
+            assert default_merge(tiny_config(**changes), nodes) == (sound and backend == "cpu"), (backend, changes, nodes)
+
+
+@pytest.mark.parametrize(
+    "changes, said", [(dict(dtype="bfloat16"), "2 layers of bfloat16"), (dict(num_hidden_layers=13), "13 layers")])
+def test_adapters_are_not_merged_where_they_would_be_lost(changes, said):
+    config = tiny_config(**changes)
+    with pytest.raises(ValueError, match=f"{said}.*at most 12 of float32.*merge=False"):
+        merge(init_backbone(config, jax.random.key(0)), random_bank(config, 1), SCALE)
 
 
 def test_take_slots_gives_the_rows_of_the_slots():

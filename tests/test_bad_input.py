@@ -332,6 +332,14 @@ def test_the_node_that_is_not_finite_is_named(compiled, node, slot, where):
             check_finite(run, numbers, 7)
 
 
+def test_all_nodes_of_a_shared_slot_are_named(compiled):
+    run = dataclasses.replace(compiled.run, method=dataclasses.replace(
+        compiled.run.method, graph=text_graph("2-1", 2), slots=(0, 1, 1)))
+    numbers = UpdateMetrics(jnp.ones(3), jnp.asarray([1.0, jnp.nan]), jnp.ones(2, bool), (), jnp.ones(()))
+    with pytest.raises(NonFinite, match="gradient of node 1 .layer 1, slot 1, shared with node 2. is nan"):
+        check_finite(run, numbers, 7)
+
+
 def test_a_checkpoint_past_the_steps_asked_for_is_refused_and_left_as_it_is(compiled, tmp_path):
     train(compiled, tmp_path, 0, 2)
     before = contents(tmp_path)

@@ -30,7 +30,7 @@ def lowered(topology, reads="previous", message_tokens=5):
     backbone = init_backbone(CONFIG, jax.random.key(0))
     bank = random_bank(CONFIG, graph.size, rank=2)
     arguments = (backbone, bank, encode_questions(TEXTS[:2], bucket=24), no_interventions(graph, 2, 3),
-                 jax.random.key(0), jnp.asarray(False))
+                 jax.random.key(0))
     forward = jax.jit(functools.partial(rollout, program))
     episodes = jax.eval_shape(forward, *arguments)
     state = init_learner(Optimizer(), bank)
@@ -102,7 +102,7 @@ def test_a_whole_graph_can_be_exported():
     def flat(key_data, *leaves):
         backbone, bank, questions, keep = jax.tree.unflatten(tree, leaves)
         key = jax.random.wrap_key_data(key_data)
-        return jax.tree.leaves(rollout(scene.program, backbone, bank, questions, keep, key, jnp.asarray(False)))
+        return jax.tree.leaves(rollout(scene.program, backbone, bank, questions, keep, key))
 
     arguments = (jax.random.key_data(jax.random.key(5)), *leaves)
     program = jax.export.deserialize(jax.export.export(jax.jit(flat))(*arguments).serialize())

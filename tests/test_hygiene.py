@@ -15,7 +15,7 @@ from neuromas_jax.backbone.huggingface import EMBEDDED
 from neuromas_jax.graph import node_slots, text_graph
 from neuromas_jax.pretrain.vocabulary import CONTROL_TOKENS
 from neuromas_jax.rollout import Sampling, log_distribution, make_program, make_sampling
-from neuromas_jax.rollout.distribution import draw, open_logits
+from neuromas_jax.rollout.distribution import draw, masked_logits
 from neuromas_jax.text.prompt import PromptTemplate, layer_prompts, own_block
 from neuromas_jax.text.tokenizer import FileTokenizer
 from tests.conftest import roll
@@ -89,11 +89,12 @@ def test_a_temperature_of_zero_is_refused():
 def sampler(temperature):
     sampling = make_sampling(tokenizer(), SIZE, temperature)
 
-    @jax.jit
+    @functools.partial(jax.jit, static_argnums=2)
     def sample(logits, uniform, greedy):
-        scores = open_logits(logits, sampling)
-        token, log_total = draw(scores, uniform, greedy)
-        return token, scores - log_total[..., None], log_distribution(logits, sampling)
+        scores = masked_logits(logits, sampling)
+        token, normalise = draw(scores, uniform, greedy)
+        score = jnp.take_along_axis(scores, token[..., None], -1)[..., 0]
+        return token, normalise(score), log_distribution(logits, sampling)
 
     return sampling, sample
 
@@ -108,12 +109,11 @@ def test_the_sampler_never_writes_a_forbidden_id(seed, size, tempting, greedy, t
     if tempting:
         logits[..., list(sampling.forbidden)] += 10 * size
     uniform = rng.choice([0.0, 1 - 2**-24, *rng.random(3)], (1, 2, 8)).astype(np.float32)
-    token, drawn_from, log_probs = sample(logits, uniform, greedy)
-    rounding = 1e-6 * max(1.0, np.abs(logits).max() / temperature)
-    np.testing.assert_allclose(jnp.maximum(drawn_from, -1e29), jnp.maximum(log_probs, -1e29), rtol=1e-5, atol=rounding)
+    token, log_prob, log_probs = sample(logits, uniform, greedy)
     assert not set(np.asarray(token).ravel().tolist()).intersection(sampling.forbidden)
     chosen = np.take_along_axis(np.asarray(log_probs), np.asarray(token)[..., None], -1)
     assert np.isfinite(chosen).all() and (chosen > -1e29).all()
+    np.testing.assert_allclose(log_prob, chosen[..., 0], rtol=1e-5, atol=1e-5)
 
 
 def test_samples_follow_the_distribution():
@@ -123,7 +123,7 @@ def test_samples_follow_the_distribution():
     log_probs = log_distribution(logits, sampling)
     np.testing.assert_allclose(jnp.exp(log_probs).sum(), 1, rtol=1e-5)
     uniform = jax.random.uniform(jax.random.key(0), (1, 1, 20000))
-    token, _ = draw(jnp.broadcast_to(open_logits(logits, sampling), (1, 1, 20000, 12)), uniform, jnp.asarray(False))
+    token, _ = draw(jnp.broadcast_to(masked_logits(logits, sampling), (1, 1, 20000, 12)), uniform, False)
     share = np.bincount(np.asarray(token).ravel(), minlength=12) / 20000
     np.testing.assert_allclose(share, jnp.exp(log_probs), atol=0.015)
 
@@ -155,7 +155,7 @@ def test_a_forged_message_does_not_reach_the_readout_as_control_tokens(scene):
     given = keep.given.at[0, ..., : len(ids)].set(jnp.asarray(ids))
     forged = dataclasses.replace(keep, replace=keep.replace.at[0].set(True), given=given,
                                  given_length=keep.given_length.at[0].set(len(ids)))
-    episodes = roll(program, scene.backbone, scene.bank, scene.questions, forged, jax.random.key(5), jnp.asarray(False))
+    episodes = roll(program, scene.backbone, scene.bank, scene.questions, forged, jax.random.key(5))
     prompt, added, length = program.prompts[1], tokenizer().added_ids, episodes[1].own.shape[-1]
     control = [token for label in prompt.slots for token in label] + [token for token in prompt.cue if token in added]
     own = np.asarray(episodes[1].own).reshape(-1, length)

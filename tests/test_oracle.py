@@ -19,7 +19,7 @@ from neuromas_jax.train.batches import pad_questions, question_ids
 from tests import reference
 from tests.tiny import TEXTS, encode_questions, random_bank, tiny_backbone, tokenizer
 
-rollout = jax.jit(graph_rollout, static_argnums=0)
+rollout = jax.jit(graph_rollout, static_argnums=(0, 6))
 
 GRAPHS = {
     "4-2-1": (dict(topology="4-2-1", message_tokens=4), "per_node"),

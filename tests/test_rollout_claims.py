@@ -27,8 +27,7 @@ def lengths(episodes):
 
 def run(scene, interventions=None, bank=None, key=KEY):
     keep = scene.keep if interventions is None else interventions
-    return roll(scene.program, scene.backbone, scene.bank if bank is None else bank, scene.questions, keep, key,
-                jnp.asarray(False))
+    return roll(scene.program, scene.backbone, scene.bank if bank is None else bank, scene.questions, keep, key)
 
 
 def forced_lengths(scene):
@@ -75,9 +74,9 @@ def full_forward(scene, episodes):
     return found
 
 
-@pytest.mark.parametrize("slots", ["per_node", (0, 1, 0)])
-def test_learner_equals_sampler_for_every_node(scene, slots):
-    scene = scene(slots=slots)
+@pytest.mark.parametrize("slots, merge", [("per_node", False), ("per_node", True), ((0, 1, 0), True), ("per_layer", True)])
+def test_learner_equals_sampler_for_every_node(scene, slots, merge):
+    scene = scene(slots=slots, merge=merge)
     sampled = run(scene)
     written = np.concatenate([x.ravel() for x in lengths(sampled)])
     assert written.min() < scene.program.graph.message_tokens == written.max(), "the scene must hold ended and cut messages"
@@ -87,8 +86,9 @@ def test_learner_equals_sampler_for_every_node(scene, slots):
         assert (np.asarray(got)[~np.asarray(layer.live)] == 0).all()
 
 
-def test_learner_equals_sampler_for_forced_messages(scene):
-    scene = scene()
+@pytest.mark.parametrize("merge", [False, True])
+def test_learner_equals_sampler_for_forced_messages(scene, merge):
+    scene = scene(merge=merge)
     interventions, length = forced_lengths(scene)
     forced = run(scene, interventions)
     most = scene.program.graph.message_tokens
@@ -123,10 +123,10 @@ def gradients():
     return jax.jit(of, static_argnums=0)
 
 
-@pytest.mark.parametrize("slots", ["per_node", "per_layer", (0, 1, 0)])
-def test_a_slot_touches_only_its_own_nodes(scene, gradients, slots):
+@pytest.mark.parametrize("slots, merge", [("per_node", True), ("per_layer", False), ((0, 1, 0), True)])
+def test_a_slot_touches_only_its_own_nodes(scene, gradients, slots, merge):
     """Claim 3, with every message forced: sampler, learner and gradients of the other slots stay as they were."""
-    scene = scene(slots=slots)
+    scene = scene(slots=slots, merge=merge)
     program, count = scene.program, max(scene.program.slots) + 1
     written = scene.episodes
     fixed = replay(scene.keep, written)
@@ -160,7 +160,7 @@ def test_an_episode_does_not_depend_on_its_place_in_the_batch(scene):
     scene = scene()
     plain = run(scene)
     turned = jax.tree.map(lambda x: x[::-1] if x.ndim == 1 else x[:, ::-1], scene.questions)
-    other = roll(scene.program, scene.backbone, scene.bank, turned, scene.keep, KEY, jnp.asarray(False))
+    other = roll(scene.program, scene.backbone, scene.bank, turned, scene.keep, KEY)
     for one, two in zip(plain, other):
         np.testing.assert_array_equal(one.message, two.message[:, ::-1])
 

@@ -14,7 +14,9 @@ import jax.numpy as jnp
 from neuromas_jax.backbone.decoder import LINEAR_SITES, SAME_INPUT, UNROLL, Backbone, DecoderConfig, Merged
 
 Bank = dict[str, dict[str, jax.Array]]
-MERGED_BYTES = 2**26  # of seven copies: 4.9 MiB of the embedded backbone, which gain, 756 MiB at 32M parameters, which lose
+Adapters = Bank | tuple[Merged, ...]
+"""A bank `[S, L, ...]`, or what `merge` made of it, one entry per decoder layer `[S, in, out]`. A layer's rows have N for S."""
+MERGED_BYTES = 2**26  # seven copies of the embedded backbone are 5 MiB, of 32M parameters 756 MiB
 
 
 def init_bank(config: DecoderConfig, ranks: Sequence[int], key, sites: Sequence[str] = LINEAR_SITES) -> Bank:
@@ -69,20 +71,28 @@ def merge(backbone: Backbone, bank: Bank, scale: float) -> tuple[Merged, ...]:
     """The backbone's weights with every slot's adapter added, `W + scale * A B`: per decoder layer, arrays `[S, in, out]`.
 
     Made once before a loop over tokens, which then has one product where there would be three. `take_slots` takes it as a bank.
+    Sites of `SAME_INPUT` without an adapter are left out: all slots share them.
+
+    Raises:
+      ValueError: a decoder that scans over its layers, or weights in a type so narrow that the sum would lose the adapter.
     """
-    weights, slots = backbone.params["layers"], len(jax.tree.leaves(bank)[0])
+    config, weights, slots = backbone.config, backbone.params["layers"], len(jax.tree.leaves(bank)[0])
+    if config.num_hidden_layers > UNROLL or config.dtype != "float32":
+        raise ValueError(f"adapters cannot be merged into {config.num_hidden_layers} layers of {config.dtype}; they can into at "
+                         f"most {UNROLL} of float32: give the program merge=False")
 
     def whole(site, layer):
         weight = jnp.broadcast_to(weights[site][layer], (slots, *weights[site][layer].shape))
         return weight + scale * (bank[site]["a"][:, layer] @ bank[site]["b"][:, layer]) if site in bank else weight
 
     return tuple(
-        Merged({"+".join(sites): jnp.concatenate([whole(site, layer) for site in sites], axis=-1) for sites in SAME_INPUT})
-        for layer in range(backbone.config.num_hidden_layers))
+        Merged({"+".join(sites): jnp.concatenate([whole(site, layer) for site in sites], axis=-1)
+                for sites in SAME_INPUT if set(sites) & set(bank)})
+        for layer in range(config.num_hidden_layers))
 
 
-def take_slots(bank: Bank | tuple[Merged, ...], slots: Sequence[int]) -> Bank | tuple[Merged, ...]:
-    """The rows of a layer's nodes: `[N, L, ...]`, one row per entry of `slots`, repeated where nodes share a slot."""
+def take_slots(bank: Adapters, slots: Sequence[int]) -> Adapters:
+    """The rows of a layer's nodes, `[N, L, ...]` or `[N, in, out]`: one per entry of `slots`, repeated where nodes share one."""
     slots = tuple(slots)
     if slots == tuple(range(slots[0], slots[0] + len(slots))):
         return jax.tree.map(lambda x: x[slots[0] : slots[0] + len(slots)], bank)

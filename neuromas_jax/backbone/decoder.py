@@ -74,11 +74,6 @@ class KV:
         k, v = (jax.tree.map(lambda x: fit(x, x.ndim + axis), part) for part, axis in ((self.k, -1), (self.v, -2)))
         return KV(k, v, fit(self.valid, self.valid.ndim - 1))
 
-    def per_episode(self, group: int) -> "KV":
-        """A copy for each of `group` episodes of a block that they share."""
-        k, v = jax.tree.map(lambda x: jnp.broadcast_to(x, (*x.shape[:-4], group, *x.shape[-3:])), (self.k, self.v))
-        return KV(k, v, jnp.broadcast_to(self.valid, (*self.valid.shape[:-2], group, self.valid.shape[-1])))
-
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -94,18 +89,22 @@ class Cache:
 class Merged:
     """The weights of one decoder layer with an adapter added to them, for nodes that only read and write.
 
-    `weights` maps the sites that read the same input, such as "q+k+v", to their matrices side by side `[in, out + out + out]`.
+    `weights` maps the sites that read the same input, such as "q+k+v", to their matrices side by side `[in, out + out + out]`;
+    sites without an adapter are not there.
     """
 
     weights: dict[str, Float[Array, "*N in out"]]
 
-    def linear(self, config: DecoderConfig, x: Float[Array, "rows in"], sites: tuple[str, ...]) -> list[Float[Array, "rows out"]]:
-        """Products of neighbouring sites that read `x`."""
-        (joined,) = (group for group in SAME_INPUT if set(sites) <= set(group))
+    def linear(self, config: DecoderConfig, x: Float[Array, "_rows _in"], sites: tuple[str, ...]) -> list[Array] | None:
+        """Products `[rows, out]` of sites that read `x` and stand side by side; None where they have no adapter."""
+        joined = next(group for group in SAME_INPUT if set(sites) <= set(group))
+        name = "+".join(joined)
+        if name not in self.weights:
+            return None
         widths = {site: config.site_shape(site)[1] for site in joined}
         first = sum(widths[site] for site in joined[: joined.index(sites[0])])
         ends = np.cumsum([widths[site] for site in sites])
-        whole = x @ self.weights["+".join(joined)][:, first : first + ends[-1]].astype(x.dtype)
+        whole = x @ self.weights[name][:, first : first + ends[-1]]
         return jnp.split(whole, ends[:-1], axis=-1)
 
 
@@ -158,13 +157,13 @@ class Decoder(nnx.Module):
             def linear(x, *sites):
                 """Sites that read the same input: their low-rank factors A, narrow as they are, share one product.
 
-                The weights do not: joining them would copy the whole layer at every decoded token.
+                The weights do not: joining them here would copy the whole layer at every decoded token (`Merged` ones are joined
+                before).
                 """
                 flat = x.reshape(-1, x.shape[-1])  # plain matrix products: their backward pass on a CPU is 2-3 times as fast
-                if isinstance(factors, Merged):
-                    return [part.reshape(*x.shape[:-1], -1) for part in factors.linear(config, flat, sites)]
-                parts = [flat @ weights[site] for site in sites]
-                own = [site for site in sites if factors is not None and site in factors]
+                parts = factors.linear(config, flat, sites) if isinstance(factors, Merged) else None
+                parts = parts or [flat @ weights[site] for site in sites]
+                own = [site for site in sites if isinstance(factors, dict) and site in factors]
                 if own:
                     low = flat @ jnp.concatenate([factors[site]["a"] for site in own], axis=-1).astype(x.dtype)
                     for site, mine in zip(own, jnp.split(jnp.asarray(scale, x.dtype) * low, len(own), axis=-1)):
@@ -187,7 +186,7 @@ class Decoder(nnx.Module):
             q, k, v = heads(q, "q_norm", (ending(cos), ending(sin))), heads(k, "k_norm", (cos, sin)), heads(v)
             q, k, v = jnp.swapaxes(q, 2, 3), jnp.moveaxis(k, 2, 4), jnp.swapaxes(v, 2, 3)
             blocks = [(pk, pv, block.valid[:, :, None, :]) for (pk, pv), block in zip(past_kv, past)]
-            whole = (k, v) if cached is None else tuple(put(x[None], part[None], 0, at)[0] for put, x, part in zip(PUT, cached, (k, v)))
+            whole = (k, v) if cached is None else [x[0] for x in put([x[None] for x in cached], (k[None], v[None]), 0, at)]
             mixed = attend(q, [*blocks, (*whole, ending(causal))])
             hidden = ending(hidden)
             (out,) = linear(jnp.swapaxes(mixed, 2, 3).reshape(*hidden.shape[:-1], -1), "o")
@@ -218,7 +217,7 @@ class Decoder(nnx.Module):
                 hidden, new, _ = layer(length, hidden, *inputs, mine)
                 if cached is None:
                     return (hidden, None), new
-                return (hidden, tuple(put(x, part[None], number, at) for put, x, part in zip(PUT, cached, new))), None
+                return (hidden, put(cached, [x[None] for x in new], number, at)), None
 
             numbers = jnp.arange(config.num_hidden_layers)
             (hidden, cached), new = jax.lax.scan(
@@ -234,29 +233,35 @@ class Decoder(nnx.Module):
 
 
 def _putter(axis: int):
-    """`put(whole [*N, L, ...], part [*N, 1, ...], layer, at)`: keys or values with `part` written into one layer, from column
-    `at` of `axis` on.
+    """`write(whole, part, layer, at)` along `axis`, see `put`.
 
     Mapped over nodes that all write at the same column it stays a slice update; JAX's own rule would make it a scatter.
     """
 
-    def write(whole, part, layer, at):
+    def slice_update(whole, part, layer, at):
         start = [0] * whole.ndim
         start[-6], start[axis] = layer, at
         return jax.lax.dynamic_update_slice(whole, part, start)
 
-    put = jax.custom_batching.custom_vmap(write)
+    write = jax.custom_batching.custom_vmap(slice_update)
 
-    @put.def_vmap
-    def put_of_nodes(size, mapped, whole, part, layer, at):
+    @write.def_vmap
+    def write_of_nodes(size, mapped, whole, part, layer, at):
         if mapped == [True, True, False, False]:
-            return put(whole, part, layer, at), True
-        return jax.vmap(write, in_axes=[0 if one else None for one in mapped], axis_size=size)(whole, part, layer, at), True
+            return write(whole, part, layer, at), True
+        axes = [0 if one else None for one in mapped]
+        return jax.vmap(slice_update, in_axes=axes, axis_size=size)(whole, part, layer, at), True
 
-    return put
+    return write
 
 
-PUT = _putter(-1), _putter(-2)  # for keys, for values
+_put_keys, _put_values = _putter(-1), _putter(-2)
+
+
+def put(cached, new, layer: Int[Array, ""] | int, at: Int[Array, ""]):
+    """A cache `(keys [*N, L, B, g, K, H, S], values [*N, L, B, g, K, S, H])` with new ones written into one layer from column `at`
+    on: `[*N, 1, B, g, K, H, T]` and `[*N, 1, B, g, K, T, H]`."""
+    return _put_keys(cached[0], new[0], layer, at), _put_values(cached[1], new[1], layer, at)
 
 
 @functools.lru_cache(maxsize=None)

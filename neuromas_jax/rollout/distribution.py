@@ -1,10 +1,11 @@
 """The one distribution over next tokens that sampler, learner and KL all use."""
 
+from collections.abc import Callable
 import dataclasses
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 import numpy as np
 
 from neuromas_jax.text.tokenizer import Tokenizer
@@ -41,11 +42,11 @@ def make_sampling(tokenizer: Tokenizer, vocab_size: int, temperature: float = 1.
 
 def log_distribution(logits: Float[Array, "... V"], sampling: Sampling) -> Float[Array, "... V"]:
     """Log-probabilities of the next token; forbidden ids have probability zero."""
-    return jax.nn.log_softmax(open_logits(logits, sampling), axis=-1)
+    return jax.nn.log_softmax(masked_logits(logits, sampling), axis=-1)
 
 
-def open_logits(logits: Float[Array, "... V"], sampling: Sampling) -> Float[Array, "... V"]:
-    """`log_distribution` before it is normalised."""
+def masked_logits(logits: Float[Array, "... V"], sampling: Sampling) -> Float[Array, "... V"]:
+    """`log_distribution` before it is normalised: forbidden ids have the score `FORBIDDEN`."""
     allowed = np.ones(logits.shape[-1], bool)
     allowed[list(sampling.forbidden)] = False
     return jnp.where(jnp.asarray(allowed), logits / sampling.temperature, FORBIDDEN)
@@ -70,20 +71,21 @@ def row_uniforms(key, nodes: int, questions: Int[Array, "B"], group: int, length
 
 
 def draw(
-    scores: Float[Array, "N B G V"], uniform: Float[Array, "N B G"], greedy: Bool[Array, ""]
-) -> tuple[Int[Array, "N B G"], Float[Array, "N B G"]]:
+    scores: Float[Array, "N B G V"], uniform: Float[Array, "N B G"], greedy: bool
+) -> tuple[Int[Array, "N B G"], Callable[[Array], Array]]:
     """The next token of every row: the most likely one if `greedy`, else a sample by inverting the cumulative distribution.
 
     The inversion runs over blocks of the vocabulary, then inside one block, since a running sum over the whole vocabulary is the
     slowest part of a small model's step.
 
     Args:
-      scores: of `open_logits`, or normalised.
+      scores: of `masked_logits`.
       uniform: where in the cumulative distribution the sample lies.
       greedy: see above.
 
     Returns:
-      Token ids, and what to subtract from a token's score for its log-probability.
+      Token ids, and the function from a token's score `[N, B, G]` to its log-probability, as `log_distribution` has it: the
+      sums of the inversion serve it too, so that nothing runs over the vocabulary twice.
     """
     vocabulary = scores.shape[-1]
     root = int(np.ceil(vocabulary**0.5))
@@ -96,15 +98,15 @@ def draw(
     blocks = chances.sum(axis=-1)
     total = blocks.sum(axis=-1)
 
-    def sample():
-        threshold = uniform * total
-        block, below = _invert(blocks, threshold)
-        inside = jnp.take_along_axis(chances, block[..., None, None], axis=-2)[..., 0, :]
-        return block * width + _invert(inside, threshold - below)[0]
+    def normalise(score):
+        return score - top - jnp.log(total)
 
-    # A branch, since a search for the largest of a row takes longer than everything else here.
-    token = jax.lax.cond(greedy, lambda: jnp.argmax(scores, axis=-1).astype(jnp.int32), sample)
-    return token, top + jnp.log(total)
+    if greedy:
+        return jnp.argmax(scores, axis=-1).astype(jnp.int32), normalise
+    threshold = uniform * total
+    block, below = _invert(blocks, threshold)
+    inside = jnp.take_along_axis(chances, block[..., None, None], axis=-2)[..., 0, :]
+    return block * width + _invert(inside, threshold - below)[0], normalise
 
 
 def _invert(chances: Float[Array, "... V"], threshold: Float[Array, "..."]) -> tuple[Int[Array, "..."], Float[Array, "..."]]:

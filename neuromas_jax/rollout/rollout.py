@@ -22,7 +22,7 @@ def rollout(
     questions: Questions,
     interventions: Interventions,
     key: jax.Array,
-    greedy: jax.Array | bool = False,
+    greedy: bool = False,
 ) -> Episodes:
     """Runs the graph on a batch of questions, `program.group` episodes each. Pure; jit it with `program` static.
 
@@ -33,7 +33,7 @@ def rollout(
       questions: ids per distinct view.
       interventions: what is done to messages; `no_interventions` for a normal run.
       key: the key of this step. Rows fold in their node, question and episode.
-      greedy: write the most likely tokens instead of samples.
+      greedy: write the most likely tokens instead of samples; static.
 
     Returns:
       One `LayerEpisodes` per layer.
@@ -63,7 +63,7 @@ def rollout(
             message, live, log_probs = sample_layer(
                 backbone, take_slots(adapters, program.layer_slots(number)), program.lora_scale,
                 jax.tree.map(lambda x: x[nodes[0] : nodes[-1] + 1], (hidden, shared_kv)), own, forced,
-                uniforms[nodes, ..., : layer.message_tokens], jnp.asarray(greedy), program.sampling, program.microbatch,
+                uniforms[nodes, ..., : layer.message_tokens], greedy, program.sampling, program.microbatch,
             )
             block = [x[nodes[0] : nodes[-1] + 1] for x in shared]
             episodes.append(LayerEpisodes(*block, *own, message, live, log_probs, live[..., 0]))

@@ -4,8 +4,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from neuromas_jax.backbone.adapters import Adapters
 from neuromas_jax.backbone.decoder import KV, Backbone, Cache
-from neuromas_jax.rollout.distribution import Sampling, draw, open_logits
+from neuromas_jax.rollout.distribution import Sampling, draw, masked_logits
 from neuromas_jax.rollout.microbatch import map_questions
 
 
@@ -34,6 +35,12 @@ def reader(backbone: Backbone, scale: float, adapted: bool = True):
     return read
 
 
+def _per_episode(kv: KV, group: int) -> KV:
+    """A copy for each of `group` episodes of a block that they share."""
+    k, v = jax.tree.map(lambda x: jnp.broadcast_to(x, (*x.shape[:-4], group, *x.shape[-3:])), (kv.k, kv.v))
+    return KV(k, v, jnp.broadcast_to(kv.valid, (*kv.valid.shape[:-2], group, kv.valid.shape[-1])))
+
+
 def carried(kv: KV) -> KV:
     """Keys and values of N nodes as a decoding loop carries them: those of a single node without their first axis.
 
@@ -44,7 +51,7 @@ def carried(kv: KV) -> KV:
 
 def prefill(
     backbone: Backbone,
-    adapters: dict,
+    adapters: Adapters,
     scale: float,
     microbatch: int,
     tokens: Int[Array, "N B g T"],
@@ -62,13 +69,13 @@ def prefill(
 
 def sample_layer(
     backbone: Backbone,
-    adapters: dict,
+    adapters: Adapters,
     scale: float,
     shared: tuple[Array, KV],
     own: tuple[Array, Array],
     forced: tuple[Array, Array, Array],
     uniforms: Float[Array, "N B G M"],
-    greedy: Bool[Array, ""],
+    greedy: bool,
     sampling: Sampling,
     microbatch: int,
 ) -> tuple[Int[Array, "N B G M"], Bool[Array, "N B G M"], Array]:
@@ -80,7 +87,7 @@ def sample_layer(
 
     Args:
       backbone: the frozen decoder.
-      adapters: the layer's rows of the bank, `[N, L, ...]`.
+      adapters: the layer's rows of the bank `[N, L, ...]`, or of merged weights `[N, in, out]`.
       scale: LoRA scale.
       shared: last hidden state `[N, B, 1, 1, D]` of the shared block, and its keys and values.
       own: tokens `[N, B, G, To]` and their mask; To = 0 in a layer without an inbox.
@@ -102,18 +109,18 @@ def sample_layer(
         hidden, local = prefill(backbone, adapters, scale, microbatch, *own, before, (shared_kv,))
         before = before + count(own[1])
     else:  # an own block of no tokens
-        local = shared_kv.columns(0).per_episode(group)
+        local = _per_episode(shared_kv.columns(0), group)
     local = carried(local.columns(own_tokens + message_tokens - 1))
     forced_rows, forced_ids, forced_length = forced
 
     def write(position, hidden):
         """Samples the token at `position` from the last hidden state `[N, B, 1 or G, 1, D]`."""
-        scores = open_logits(backbone.logits(hidden[..., -1, :]), sampling)
+        scores = masked_logits(backbone.logits(hidden[..., -1, :]), sampling)
         scores = jnp.broadcast_to(scores, (nodes, batch, group, scores.shape[-1]))
-        token, log_total = draw(scores, jax.lax.dynamic_index_in_dim(uniforms, position, 3, False), greedy)
+        token, normalise = draw(scores, jax.lax.dynamic_index_in_dim(uniforms, position, 3, False), greedy)
         given = jnp.where(position < forced_length, jax.lax.dynamic_index_in_dim(forced_ids, position, 3, False), sampling.end_id)
         token = jnp.where(forced_rows, given, token)
-        return token, jnp.take_along_axis(scores, token[..., None], axis=-1)[..., 0] - log_total
+        return token, normalise(jnp.take_along_axis(scores, token[..., None], axis=-1)[..., 0])
 
     first, first_log_prob = write(jnp.int32(0), hidden)
     rest = ((0, 0),) * 3 + ((0, message_tokens - 1),)

@@ -177,13 +177,19 @@ class Window:
 
 
 def check_finite(run: Run, numbers: UpdateMetrics, step: int) -> None:
-    """Raises NonFinite naming the step and the first node whose loss or slot gradient is not finite."""
-    for node, slot in enumerate(run.method.slots):
+    """Raises NonFinite naming the step and the first node whose loss or slot gradient is not finite.
+
+    A slot's gradient is the sum over its nodes, so it is said of all of them.
+    """
+    slots = run.method.slots
+    for node, slot in enumerate(slots):
         for name, value in (("loss", numbers.loss[node]), ("gradient", numbers.gradient_norm[slot])):
             if not np.isfinite(value):
+                others = [str(other) for other, its in enumerate(slots) if its == slot and other != node]
+                shared = f", shared with node {', '.join(others)}" if others and name == "gradient" else ""
                 raise NonFinite(
                     f"step {step}: the {name} of node {node} "
-                    f"(layer {run.method.graph.place(node)[0] + 1}, slot {slot}) is {value}; "
+                    f"(layer {run.method.graph.place(node)[0] + 1}, slot {slot}{shared}) is {value}; "
                     "the last good checkpoint is kept: lower the learning rate or optimizer.clip and give another --workdir"
                 )
 
