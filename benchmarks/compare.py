@@ -107,16 +107,20 @@ def compare(name: str, commands: list[str], targets: dict[tuple[str, str], float
                 peer.ask("rollout")  # warm: with the check, both have run everything once
                 for command in commands:
                     ours.ask(command), ours.ask(command)  # the state that an update returns may be laid out anew: one more trace
-                    mine, theirs = [], []
+                    mine, theirs, merging = [], [], []
                     for _ in range(repeats):
                         mine.append(ours.ask(command))
                         theirs.append(peer.ask(command))
+                        if command == "rollout":
+                            merging.append(peer.ask("rollout_merging"))
                     records[command, size] = _record(command, size, parameters, mine, theirs, targets[command, size])
                     if command == "rollout":
                         tokens = _tokens(load)
                         records[command, size] |= {
                             "tokens_per_second": {"ours": round(tokens / median(mine, "wall")),
                                                   "peer": round(tokens / median(theirs, "wall"))},
+                            "peer_merging_adapters": round(median(merging, "wall"), 4),
+                            "ratio_to_merging": round(median(merging, "wall") / median(mine, "wall"), 2),
                             "shares": {"ours": _rounded(ours.ask("shares")["shares"]), "peer": _rounded(theirs[-1]["shares"])},
                         }
                     print(f"  {command}: {json.dumps(records[command, size])}", flush=True)

@@ -92,8 +92,11 @@ class Peer:
             parts.append(spread(layer["cue"]))
         return torch.cat(parts, dim=1)
 
-    def rollout(self) -> dict:
-        """One pass of the graph, node by node. Returns the shares of its time."""
+    def rollout(self, merging: bool = False) -> dict:
+        """One pass of the graph, node by node. Returns the shares of its time.
+
+        merging: each node's adapter is added to the weights before it writes and taken out again after.
+        """
         self.seconds.update(prefill=0.0, decode=0.0)
         started = time.perf_counter()
         written, self.episodes = [], []
@@ -102,14 +105,21 @@ class Peer:
             for index in range(layer["width"]):
                 self.model.set_adapter(f"node{len(self.episodes)}")
                 prompt = self.prompts(number, index, written)
+                if merging:
+                    self.model.merge_adapter([f"node{len(self.episodes)}"])
                 with torch.inference_mode():
                     whole = self.generate(prompt)
+                if merging:
+                    self.model.unmerge_adapter()
                 messages.append(whole[:, prompt.shape[1]:].clone())
                 self.episodes.append(torch.cat([prompt, messages[-1]], dim=1))
             written.append(messages)
         wall = time.perf_counter() - started
         shares = {phase: seconds / wall for phase, seconds in self.seconds.items()}
         return {"shares": {**shares, "host": 1 - sum(shares.values())}}
+
+    def rollout_merging(self) -> dict:
+        return self.rollout(merging=True)
 
     def generate(self, prompt: torch.Tensor) -> torch.Tensor:
         length = self.load["message_tokens"]
@@ -151,4 +161,4 @@ class Peer:
 if __name__ == "__main__":
     with contextlib.redirect_stdout(sys.stderr):
         peer = Peer(pathlib.Path(sys.argv[1]))
-    serve({name: getattr(peer, name) for name in ("rollout", "update", "train_step", "load_episodes")})
+    serve({name: getattr(peer, name) for name in ("rollout", "rollout_merging", "update", "train_step", "load_episodes")})

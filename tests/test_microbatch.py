@@ -33,7 +33,8 @@ def run():
 
     @functools.cache
     def both(microbatch, remat=False, scanned=False):
-        program = make_program(graph, node_slots(graph), PromptTemplate(), tokenizer(), sampling, GROUP, microbatch, merge=True)
+        program = make_program(graph, node_slots(graph), PromptTemplate(), tokenizer(), sampling, GROUP, microbatch,
+                               merge=not scanned)
         frozen = dataclasses.replace(backbone, remat=remat)
         keep = no_interventions(graph, BATCH, GROUP)
         texts = [TEXTS[i % len(TEXTS)] for i in range(BATCH)]
