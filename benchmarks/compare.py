@@ -114,11 +114,11 @@ def compare(name: str, commands: list[str], targets: dict[tuple[str, str], float
                         if command == "rollout":
                             merging.append(peer.ask("rollout_merging"))
                     records[command, size] = _record(command, size, parameters, mine, theirs, targets[command, size])
+                    if command != "update":
+                        records[command, size]["tokens_per_second"] = {
+                            "ours": round(_tokens(load) / median(mine, "wall")), "peer": round(_tokens(load) / median(theirs, "wall"))}
                     if command == "rollout":
-                        tokens = _tokens(load)
                         records[command, size] |= {
-                            "tokens_per_second": {"ours": round(tokens / median(mine, "wall")),
-                                                  "peer": round(tokens / median(theirs, "wall"))},
                             "peer_merging_adapters": round(median(merging, "wall"), 4),
                             "ratio_to_merging": round(median(merging, "wall") / median(mine, "wall"), 2),
                             "shares": {"ours": _rounded(ours.ask("shares")["shares"]), "peer": _rounded(theirs[-1]["shares"])},

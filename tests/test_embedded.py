@@ -75,32 +75,51 @@ def sampled(family, message_tokens, depth, questions=32, **options):
     return [[text for row in node for text in row] for node in texts], [question for question in asked for _ in range(16)]
 
 
-@pytest.mark.parametrize("family, depth", [("listops", 3), ("modular", 3), ("arithmetic", 4)])
+@pytest.mark.parametrize("family, depth", [
+    ("listops", 3), ("modular", 3), ("arithmetic", 4), ("boolean", 7), ("strings", 4), ("navigate", 6), ("parts", 3)])
 def test_it_is_not_steered_towards_any_fact(family, depth):
-    """Seven facts follow from such a question: each is said about as often, by either node, whatever its place."""
+    """Each of the facts that follow from a question is said about as often, by either node, whatever its place."""
     messages, asked = sampled(family, 2, depth)
+    wanted = collections.Counter()  # how often each label is said where all facts of a question are said equally often
+    for question in asked:
+        wanted.update({fact.label: 1 / len(question.facts) / len(asked) for fact in question.facts})
     for node in messages:
         counts = collections.Counter(text.split(" ")[0] for text in node)
-        shares = [counts[fact.label] / len(node) for fact in asked[0].facts]
-        assert len(shares) == 7 and min(shares) > 1 / 14 and max(shares) < 2 / 7, counts
+        shares = {label: (counts[label] / len(node), share) for label, share in wanted.items() if share > 0.02}
+        assert len(shares) > 3 and all(share / 2 < said < 2 * share for said, share in shares.values()), shares
 
 
-def test_it_writes_several_facts_in_one_message():
+def facts_of(text, labels):
+    """(label, value) pairs of a message; None where it does not begin with a label."""
+    pairs = []
+    for word in text.split():
+        if word in labels:
+            pairs.append((word, []))
+        elif pairs:
+            pairs[-1][1].append(word)
+        else:
+            return None
+    return [(label, " ".join(value)) for label, value in pairs]
+
+
+@pytest.mark.parametrize("family, depth, tokens, least_right", [
+    ("listops", 2, 6, 0.95), ("modular", 2, 6, 0.95), ("arithmetic", 2, 9, 0.95), ("parts", 3, 6, 0.95), ("navigate", 6, 6, 0.85)])
+def test_it_writes_several_facts_in_one_message(family, depth, tokens, least_right):
     """They are right where they follow in one step, also from what the message says before; `answer 7` at once is a guess."""
-    messages, asked = sampled("listops", 6, 2)
+    messages, asked = sampled(family, tokens, depth)
     stated, one_step, right, whole = 0, 0, 0, 0
     for node in messages:
         for text, question in zip(node, asked):
-            words, facts, said = text.split(), {fact.label: fact for fact in question.facts}, set()
-            pairs = list(zip(words[::2], words[1::2]))
-            whole += len(words) % 2 == 0 and len(pairs) >= 1 and all(label in facts for label, _ in pairs)
+            facts, said = {fact.label: fact for fact in question.facts}, set()
+            pairs = facts_of(text, set(facts)) or []
+            whole += bool(pairs) and all(value for _, value in pairs)
             stated += len(pairs)
             for label, value in pairs:
-                if label in facts and said.issuperset(facts[label].needs):
+                if said.issuperset(facts[label].needs):
                     one_step += 1
                     right += facts[label].value == value
                     said |= {label} if facts[label].value == value else set()
     count = sum(map(len, messages))
     print(f"{whole / count:.3f} whole, {stated / count:.2f} facts a message, {one_step / count:.2f} in one step, "
           f"{right / one_step:.3f} of these right")
-    assert whole / count > 0.95 and stated / count > 1.25 and one_step / count > 0.8 and right / one_step > 0.95
+    assert whole / count > 0.95 and stated / count > 1.25 and one_step / count > 0.8 and right / one_step > least_right

@@ -21,7 +21,7 @@ QUICKSTART = Path(__file__).parents[1] / "configs" / "quickstart.py"
 
 
 def accuracy(method, folder):
-    """Depth-3 accuracy on 192 validation questions: (at birth, after training)."""
+    """Depth-3 accuracy on 192 validation questions, at birth and after training; the largest entry of B, which is born zero."""
     config = runpy.run_path(str(QUICKSTART))["get_config"]()
     config.training.update(evaluate_every=1000, checkpoint_every=1000, validation_questions=16)
     config = parse(config)
@@ -30,13 +30,15 @@ def accuracy(method, folder):
     questions = distinct_questions(run.task, "validation", 3, 192)
     before = evaluate(compiled, run.new_bank(0), questions, jax.random.key(0)).accuracy
     state = train(compiled, folder, config.seeds[0], config.training.steps)
-    return before, evaluate(compiled, state.learner.bank, questions, jax.random.key(0)).accuracy
+    moved = min(float(abs(pair["b"]).max()) for pair in state.learner.bank.values())
+    return before, evaluate(compiled, state.learner.bank, questions, jax.random.key(0)).accuracy, moved
 
 
 @pytest.mark.slow
 def test_the_quickstarts_graph_learns_and_a_shared_adapter_does_not(tmp_path, monkeypatch, optimized):
     monkeypatch.setattr(train_run, "COMPILER_OPTIONS", optimized)
-    before, graph = accuracy("graph", tmp_path / "graph")
-    _, shared = accuracy("graph_shared_adapter", tmp_path / "shared")
+    before, graph, _ = accuracy("graph", tmp_path / "graph")
+    _, shared, moved = accuracy("graph_shared_adapter", tmp_path / "shared")
     print(f"depth 3: untrained {before:.3f}, graph {graph:.3f}, shared adapter {shared:.3f}")
     assert before < 0.4 and graph >= 0.9 and shared < 0.55
+    assert moved > 0.01, "the shared adapter must have been trained"
