@@ -116,7 +116,8 @@ def compare(name: str, commands: list[str], targets: dict[tuple[str, str], float
                     records[command, size] = _record(command, size, parameters, mine, theirs, targets[command, size])
                     if command != "update":
                         records[command, size]["tokens_per_second"] = {
-                            "ours": round(_tokens(load) / median(mine, "wall")), "peer": round(_tokens(load) / median(theirs, "wall"))}
+                            side: round(_tokens(load) / median(times, "wall"))
+                            for side, times in (("ours", mine), ("peer", theirs))}
                     if command == "rollout":
                         records[command, size] |= {
                             "peer_merging_adapters": round(median(merging, "wall"), 4),

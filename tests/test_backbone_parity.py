@@ -131,7 +131,8 @@ def test_last_columns_are_those_of_the_whole_block(scanned, monkeypatch):
     assert part[1][0].shape[2] == 2
     np.testing.assert_array_equal(more[1][0], whole[1][0])
     np.testing.assert_allclose(part[1][0], whole[1][0][:, :, -2:], atol=1e-5)
-    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-4, rtol=1e-4), (part[0], part[1][1]), (whole[0], whole[1][1]))
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-4, rtol=1e-4),
+                 (part[0], part[1][1]), (whole[0], whole[1][1]))
 
 
 @pytest.mark.parity

@@ -103,7 +103,8 @@ def facts_of(text, labels):
 
 
 @pytest.mark.parametrize("family, depth, tokens, least_right", [
-    ("listops", 2, 6, 0.95), ("modular", 2, 6, 0.95), ("arithmetic", 2, 9, 0.95), ("parts", 3, 6, 0.95), ("navigate", 6, 6, 0.85)])
+    ("listops", 2, 6, 0.95), ("modular", 2, 6, 0.95), ("arithmetic", 2, 9, 0.95), ("parts", 3, 6, 0.95),
+    ("navigate", 6, 6, 0.85)])
 def test_it_writes_several_facts_in_one_message(family, depth, tokens, least_right):
     """They are right where they follow in one step, also from what the message says before; `answer 7` at once is a guess."""
     messages, asked = sampled(family, tokens, depth)

@@ -118,13 +118,14 @@ def test_what_is_published(again):
     assert not rivals and "train/listops/graph_seed1/adapters.safetensors" in found
     assert {"results.jsonl", "train/listops/single_equal_parameters_seed1/done.json",
             "sweep/listops/graph_seed100_lr0.001/done.json", "evaluation/listops/graph_seed0/done.json"} <= found
-    assert not any(name.endswith(("lock", ".tmp")) for name in found)
+    assert not any(name.endswith("lock") or "/." in f"/{name}" for name in found)
 
 
 def test_a_copy_of_a_published_experiment_is_finished(again, laboratory, tmp_path):
     assert laboratory.run(CONFIG, again) == ([], [])
     assert (again / "results.jsonl").read_bytes() == (tmp_path / "work/results.jsonl").read_bytes()
-    assert read_trained(CONFIG, again, "listops") == read_trained(CONFIG, tmp_path / "work", "listops")  # the report's curves and episodes
+    # What the report's curves and episodes are drawn from.
+    assert read_trained(CONFIG, again, "listops") == read_trained(CONFIG, tmp_path / "work", "listops")
 
 
 def test_a_rival_without_adapters_is_trained_again_only_where_it_must_be_evaluated(again, laboratory):
@@ -159,8 +160,9 @@ def test_a_published_experiment_can_be_made_longer(again, laboratory):
 
 def test_a_sweep_that_changed_is_refused_where_training_followed_the_earlier_one(again):
     wider = dataclasses.replace(CONFIG, sweep=dataclasses.replace(CONFIG.sweep, learning_rates=(1e-3, 2e-3)))
-    with pytest.raises(ValueError, match="the sweep of listops/graph has no finished trial at 0.002 for 1 steps, and .*graph_seed0 "
-                                         "was trained at the rate that an earlier sweep chose; give another --workdir"):
+    with pytest.raises(ValueError, match="the sweep of listops/graph has no finished trial at 0.002 for 1 steps, "
+                                         "and .*graph_seed0 was trained at the rate that an earlier sweep chose; "
+                                         "give another --workdir"):
         experiment.check(wider, again)
 
 

@@ -337,7 +337,8 @@ def test_a_tiny_run_learns_resumes_and_exports(tmp_path, monkeypatch):
         train(small_config(seed=1), tmp_path / "run")
     misspelt = small_config()
     misspelt.learning_rates = 1e-3
-    with pytest.raises(ValueError, match="config key 'learning_rates' is unknown; a pretraining config has exactly seed, decoder"):
+    unknown = "config key 'learning_rates' is unknown; a pretraining config has exactly seed, decoder"
+    with pytest.raises(ValueError, match=unknown):
         train(misspelt, tmp_path / "new")
     assert not (tmp_path / "new").exists()
 

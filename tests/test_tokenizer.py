@@ -149,7 +149,7 @@ def test_missing_or_cut_files_are_named(folder, tmp_path, name):
     with pytest.raises(ValueError, match=name.replace(".", r"\.")):
         load_tokenizer(tmp_path)
     (tmp_path / name).unlink()
-    with pytest.raises(ValueError, match=f"{name} is missing"):
+    with pytest.raises(FileNotFoundError, match=f"{name} is missing"):
         load_tokenizer(tmp_path)
 
 

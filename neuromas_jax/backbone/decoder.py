@@ -259,8 +259,8 @@ _put_keys, _put_values = _putter(-1), _putter(-2)
 
 
 def put(cached, new, layer: Int[Array, ""] | int, at: Int[Array, ""]):
-    """A cache `(keys [*N, L, B, g, K, H, S], values [*N, L, B, g, K, S, H])` with new ones written into one layer from column `at`
-    on: `[*N, 1, B, g, K, H, T]` and `[*N, 1, B, g, K, T, H]`."""
+    """A cache `(keys [*N, L, B, g, K, H, S], values [*N, L, B, g, K, S, H])` with new ones written into one layer from column
+    `at` on: `[*N, 1, B, g, K, H, T]` and `[*N, 1, B, g, K, T, H]`."""
     return _put_keys(cached[0], new[0], layer, at), _put_values(cached[1], new[1], layer, at)
 
 

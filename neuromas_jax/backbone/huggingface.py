@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from neuromas_jax.backbone.decoder import LINEAR_SITES, Backbone, DecoderConfig
+from neuromas_jax.files import read_json, write_text, written_whole
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 DTYPES = ("float32", "bfloat16", "float16")
@@ -50,7 +51,7 @@ def load_config(folder: str | os.PathLike) -> DecoderConfig:
       ValueError: not JSON, a family that is not supported, a missing field, or an option that the decoder does not have.
     """
     path = _folder(folder) / CONFIG
-    fields = _read_json(path, "a Hugging Face model folder holds config.json beside its weights")
+    fields = read_json(path, "a Hugging Face model folder holds config.json beside its weights")
     family = _family(fields.get("model_type"), path)
     dtype = fields.get("dtype", fields.get("torch_dtype")) or "float32"
     if dtype not in DTYPES:
@@ -116,8 +117,9 @@ def save_backbone(backbone: Backbone, folder: str | os.PathLike, extra: Mapping[
     fields = {"model_type": config.model_type, **family.write(config), "dtype": config.dtype, **(extra or {})}
     folder.mkdir(parents=True, exist_ok=True)
     # transformers refuses a file that does not say which framework wrote it; the layout is the same for all of them.
-    _replace(folder / WEIGHTS, lambda path: save_file(tensors, path, metadata={"format": "pt"}))
-    _replace(folder / CONFIG, lambda path: path.write_text(json.dumps(fields, indent=2, sort_keys=True) + "\n"))
+    with written_whole(folder / WEIGHTS) as path:
+        save_file(tensors, path, metadata={"format": "pt"})
+    write_text(folder / CONFIG, json.dumps(fields, indent=2, sort_keys=True) + "\n")
     # An index left by an earlier, sharded save would name weights that are no longer the folder's.
     (folder / INDEX).unlink(missing_ok=True)
 
@@ -246,7 +248,7 @@ class _Tensors:
         index = folder / INDEX
         if not index.is_file():
             raise FileNotFoundError(f"{folder} holds neither {WEIGHTS} nor {INDEX}. Copy the weights there in safetensors form.")
-        places = _read_json(index, "").get("weight_map")
+        places = read_json(index, "").get("weight_map")
         if not isinstance(places, dict) or not places:
             raise ValueError(f"{index}: weight_map is {places!r}, must map tensor names to files. Copy the file again.")
         for name in sorted(set(places.values())):
@@ -316,25 +318,3 @@ def _folder(folder: str | os.PathLike) -> pathlib.Path:
                                 "Name a local folder with config.json and model.safetensors; "
                                 "for a model of the Hub, `hf download OWNER/NAME --local-dir FOLDER` makes one.")
     return path
-
-
-def _read_json(path: pathlib.Path, purpose: str) -> dict[str, Any]:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing: {purpose}. Copy it there.")
-    try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # not JSON, or not UTF-8
-        raise ValueError(f"{path} is no JSON: {error}. It is truncated or damaged: copy it again.") from None
-    if not isinstance(fields, dict):
-        raise ValueError(f"{path} holds a JSON {type(fields).__name__}, must hold an object. Copy it again.")
-    return fields
-
-
-def _replace(path: pathlib.Path, write: Callable[[pathlib.Path], Any]) -> None:
-    """Writes beside `path` and renames."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        write(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

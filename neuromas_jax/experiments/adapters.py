@@ -1,6 +1,5 @@
 """Trained adapters on disk: a safetensors file that belongs to one backbone and one system, and is refused in any other."""
 
-import os
 from pathlib import Path
 import zlib
 
@@ -9,6 +8,7 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from neuromas_jax.experiments.cells import read_done
+from neuromas_jax.files import written_whole
 from neuromas_jax.train import checkpoint
 from neuromas_jax.train.loop import system
 from neuromas_jax.train.run import Run
@@ -23,11 +23,10 @@ def system_checksums(run: Run) -> dict[str, str]:
 
 def save_adapters(path: Path, bank) -> str:
     """Writes adapters, whole or not at all; returns the checksum of the file."""
-    temporary = path.with_suffix(".tmp")
-    save_file({f"{site}.{name}": np.asarray(value) for site, pair in bank.items() for name, value in pair.items()}, temporary)
-    checksum = f"{zlib.crc32(temporary.read_bytes()):08x}"
-    os.replace(temporary, path)
-    return checksum
+    tensors = {f"{site}.{name}": np.asarray(value) for site, pair in bank.items() for name, value in pair.items()}
+    with written_whole(path) as temporary:
+        save_file(tensors, temporary)
+    return f"{zlib.crc32(path.read_bytes()):08x}"
 
 
 def load_adapters(folder: Path, run: Run, seed: int) -> dict:

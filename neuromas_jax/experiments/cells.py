@@ -7,10 +7,10 @@ import contextlib
 import dataclasses
 import fcntl
 import json
-import os
 from pathlib import Path
 
 from neuromas_jax.config import Config
+from neuromas_jax.files import write_text
 from neuromas_jax.methods import make_method
 
 
@@ -66,9 +66,7 @@ def read_done(folder: Path) -> dict | None:
 
 
 def write_done(folder: Path, record: dict) -> None:
-    temporary = folder / "done.json.tmp"
-    temporary.write_text(json.dumps(record, indent=1))
-    os.replace(temporary, folder / "done.json")
+    write_text(folder / "done.json", json.dumps(record, indent=1))
 
 
 @contextlib.contextmanager

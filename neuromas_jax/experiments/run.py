@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 import dataclasses
-import json
 import os
 from pathlib import Path
 import resource
@@ -20,6 +19,7 @@ from neuromas_jax.config import Config
 from neuromas_jax.experiments.adapters import ADAPTERS, load_adapters, save_adapters, system_checksums
 from neuromas_jax.experiments.cells import Cell, claim, read_done, sweep_cells, train_cells, trained_methods, write_done
 from neuromas_jax.experiments.evaluation import evaluate_method, evaluation_sets
+from neuromas_jax.files import write_records
 from neuromas_jax.methods import check_methods, make_method
 from neuromas_jax.tasks import FileTask
 from neuromas_jax.train import checkpoint
@@ -310,9 +310,7 @@ def collect(config: Config, workdir: Path) -> list[dict]:
             for seed in config.seeds:
                 plan = plan_evaluation(config, workdir, family, method, seed)
                 records += (plan and plan.records()) or []
-    temporary = workdir / "results.jsonl.tmp"
-    temporary.write_text("".join(json.dumps(record) + "\n" for record in records))
-    os.replace(temporary, workdir / "results.jsonl")
+    write_records(workdir / "results.jsonl", records)
     return records
 
 

@@ -3,7 +3,6 @@
 import collections
 import dataclasses
 import json
-import os
 import time
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from optax import contrib
 
 from neuromas_jax.backbone.decoder import Backbone, DecoderConfig, init_backbone
 from neuromas_jax.backbone.huggingface import save_backbone
+from neuromas_jax.files import written_whole
 from neuromas_jax.pretrain.batches import DROPPED_ROWS, WRITTEN_ROWS, BatchMaker, QuestionSource, ahead
 from neuromas_jax.pretrain.documents import DocumentWriter, Mixture
 from neuromas_jax.pretrain.forward import Part, summed_loss, target_logits
@@ -77,8 +77,8 @@ def _predict(backbone: Backbone, part: Part):
 def train(config, workdir: str | Path) -> dict:
     """Trains to `config.steps` and exports to `workdir/export`. Returns what `skills.json` holds.
 
-    Raises ValueError for a key that is unknown or missing, where the workdir holds a run of another config, or where the loss stops
-    being finite.
+    Raises ValueError for a key that is unknown or missing, where the workdir holds a run of another config, or where the
+    loss stops being finite.
     """
     for key in set(config) ^ set(KEYS):
         raise ValueError(f"config key {key!r} is {'unknown' if key in config else 'missing'}; "
@@ -170,9 +170,8 @@ def _check_same_config(config, workdir: Path) -> None:
 def _save(path: Path, state, step: int, seconds: float, counts: collections.Counter) -> None:
     """All leaves of the state and the counts in one npz, which appears whole or not at all."""
     leaves = {f"leaf{number}": np.asarray(leaf) for number, leaf in enumerate(jax.tree.leaves(state))}
-    temporary = path.with_suffix(".tmp.npz")
-    np.savez(temporary, step=step, seconds=seconds, counts=json.dumps(counts), **leaves)
-    os.replace(temporary, path)
+    with written_whole(path) as temporary:
+        np.savez(temporary, step=step, seconds=seconds, counts=json.dumps(counts), **leaves)
 
 
 def _restore(path: Path, like):

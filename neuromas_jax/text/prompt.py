@@ -49,11 +49,13 @@ def check_template(template: PromptTemplate) -> None:
         try:
             names = [name for _, name, _, _ in string.Formatter().parse(text) if name is not None]
         except ValueError as error:
-            raise ValueError(f"config key 'prompt.{field}' is {text!r} ({error}); write a brace that stands for itself twice") from error
+            raise ValueError(f"config key 'prompt.{field}' is {text!r} ({error}); "
+                             "write a brace that stands for itself twice") from error
         for name in names:
             if name not in allowed:
                 fitting = ", ".join(f"{{{one}}}" for one in allowed) or "no placeholder"
-                raise ValueError(f"config key 'prompt.{field}' is {text!r} with the placeholder {{{name}}}; allowed here: {fitting}")
+                raise ValueError(f"config key 'prompt.{field}' is {text!r} with the placeholder {{{name}}}; "
+                                 f"allowed here: {fitting}")
 
 
 @dataclasses.dataclass(frozen=True)

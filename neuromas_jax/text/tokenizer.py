@@ -6,6 +6,10 @@ from typing import Protocol, Sequence, runtime_checkable
 
 import tokenizers
 
+from neuromas_jax.files import read_json
+
+PURPOSE = "a tokenizer folder holds tokenizer.json and tokenizer_config.json"
+
 
 @runtime_checkable
 class Tokenizer(Protocol):
@@ -87,12 +91,13 @@ class FileTokenizer:
 def load_tokenizer(folder: str | Path) -> FileTokenizer:
     """Reads `tokenizer.json` and `tokenizer_config.json` of a Hugging Face folder.
 
-    Raises ValueError where a file is missing, cut off, or names an end or padding token that the tokenizer lacks.
+    Raises FileNotFoundError where a file is missing, ValueError where one is cut off, or names an end or padding token that the
+    tokenizer lacks.
     Without a padding token the end token pads: padding is masked everywhere, so its id is never looked at.
     """
     folder = Path(folder)
-    definition = _read_json(folder / "tokenizer.json")
-    config = _read_json(folder / "tokenizer_config.json")
+    definition = read_json(folder / "tokenizer.json", PURPOSE)
+    config = read_json(folder / "tokenizer_config.json", PURPOSE)
     end = _token_text(config.get("eos_token"))
     if end is None:
         raise ValueError(f"{folder / 'tokenizer_config.json'} names no eos_token; add the token that ends a message.")
@@ -102,15 +107,6 @@ def load_tokenizer(folder: str | Path) -> FileTokenizer:
 def _token_text(entry) -> str | None:
     """A token in tokenizer_config.json is a string, or a record with its content."""
     return entry["content"] if isinstance(entry, dict) else entry
-
-
-def _read_json(path: Path) -> dict:
-    if not path.is_file():
-        raise ValueError(f"{path} is missing; a tokenizer folder holds tokenizer.json and tokenizer_config.json.")
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not complete JSON ({error}); copy the file again.") from error
 
 
 def _build(definition: dict, source: str) -> tokenizers.Tokenizer:

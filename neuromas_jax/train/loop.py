@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 from pathlib import Path
 import re
 import time
@@ -11,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from neuromas_jax.files import write_text
 from neuromas_jax.rl import LearnerState, UpdateMetrics, advantages, init_learner
 from neuromas_jax.rollout import Episodes, no_interventions
 from neuromas_jax.tasks import FileTask, Verdict
@@ -84,7 +84,8 @@ def description(run: Run, seed: int) -> dict:
     graph = home.pop("graph")
     text = {**home, **kept, "optimizer": dataclasses.asdict(run.optimizer), "family": family, "seed": seed}
     data = run.task.checksum() if isinstance(run.task, FileTask) else None
-    return {"backbone": run.parts.fingerprint, "config": json.loads(json.dumps(text)), "data": data, "graph": graph, "lineage": []}
+    return {"backbone": run.parts.fingerprint, "config": json.loads(json.dumps(text)), "data": data, "graph": graph,
+            "lineage": []}
 
 
 def train(compiled: Compiled, folder: Path, seed: int, steps: int, title: str = "train") -> TrainState:
@@ -266,6 +267,4 @@ def cut_episodes(path: Path, step: int) -> None:
     text = path.read_text(encoding="utf-8", errors="replace")
     text = text[: text.rfind("\n\n") + 2] if "\n\n" in text else ""  # a whole episode ends with an empty line
     later = (found.start() for found in re.finditer(r"^== step (\d+), ", text, re.MULTILINE) if int(found.group(1)) > step)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(text[: next(later, len(text))], encoding="utf-8")
-    os.replace(temporary, path)
+    write_text(path, text[: next(later, len(text))])

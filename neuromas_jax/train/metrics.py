@@ -1,11 +1,12 @@
 """Where numbers go: `metrics.jsonl`, TensorBoard events (without TensorFlow) and a progress bar."""
 
 import json
-import os
 from pathlib import Path
 
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
+
+from neuromas_jax.files import write_records
 
 
 class Metrics:
@@ -69,6 +70,4 @@ def read_log(path: Path) -> list[dict]:
 def cut_log(path: Path, step: int) -> None:
     """Drops the log's records after `step`, and a last line that was cut off. Raises ValueError as `read_log` does."""
     kept = [record for record in read_log(path) if record["step"] <= step] if path.exists() else []
-    temporary = path.with_suffix(".tmp")  # a kill in here must not lose the records that are kept
-    temporary.write_text("".join(json.dumps(record) + "\n" for record in kept))
-    os.replace(temporary, path)
+    write_records(path, kept)

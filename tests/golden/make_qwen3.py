@@ -95,13 +95,15 @@ def main():
         for spare in ("adapter/README.md", "generation_config.json"):
             (folder / spare).unlink(missing_ok=True)
         described = json.loads((folder / "adapter/adapter_config.json").read_text())
-        described |= dict(base_model_name_or_path=name, target_modules=sorted(described["target_modules"]))  # the same on every machine
+        # The same on every machine.
+        described |= dict(base_model_name_or_path=name, target_modules=sorted(described["target_modules"]))
         (folder / "adapter/adapter_config.json").write_text(json.dumps(described, indent=2) + "\n")
         for key, value in expect(tuned, tokens, valid, position_ids).items():
             expected[f"adapter_{key}"] = value
         np.savez_compressed(folder / "expected.npz", **expected)
         difference = np.abs(expected["base_logits"] - expected["adapter_logits"]).max()
-        print(f"{name}: logits up to {np.abs(expected['base_logits']).max():.2f}, the adapter moves them by up to {difference:.2f}")
+        largest = np.abs(expected["base_logits"]).max()
+        print(f"{name}: logits up to {largest:.2f}, the adapter moves them by up to {difference:.2f}")
     size = sum(path.stat().st_size for path in ROOT.rglob("*") if path.is_file())
     print(f"{ROOT}: {size / 1024:.0f} KiB")
 
