@@ -1,7 +1,7 @@
 """What both sides of a benchmark run on: one folder with weights, adapters, questions and the static ids of every prompt.
 
-Sizes are those of the issue's target: graph 4-2-1, 16 questions x 8 episodes, questions of 96 tokens, messages of 16. The end
-token is forbidden, so that every message has exactly 16 tokens on both sides and nobody gains from stopping early.
+Graph 4-2-1, 16 questions x 8 episodes, questions of 96 tokens, messages of 16. The end token is forbidden, so that every message
+has exactly 16 tokens on both sides and nobody gains from stopping early.
 """
 
 import dataclasses

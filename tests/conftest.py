@@ -1,4 +1,4 @@
-"""Set before JAX starts: CPU, a compilation cache that outlives the session, and type checks of the package's signatures."""
+"""Set before JAX starts: CPU, a compilation cache that outlives the run, and type checks of the package's signatures."""
 
 import dataclasses
 import functools

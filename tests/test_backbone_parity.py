@@ -1,4 +1,4 @@
-"""Claim 8: the decoder equals torch `transformers` and `peft`, against committed goldens and, where torch is installed, live.
+"""The decoder equals torch `transformers` and `peft`, against committed goldens and, where torch is installed, live.
 
 `tests/golden/make_qwen3.py` says what the goldens hold.
 """

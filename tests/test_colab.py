@@ -1,4 +1,4 @@
-"""Claim 12: every colab runs."""
+"""Every colab runs."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What is compiled: how the program grows with the graph, that no `[rows, T, V]` is in it, one trace per bucket (claim 7)."""
+"""What is compiled: how the program grows with the graph, that no `[rows, T, V]` is in it, one trace per bucket."""
 
 import functools
 import re
@@ -111,7 +111,7 @@ def test_a_whole_graph_can_be_exported():
 
 
 def test_one_trace_per_bucket_over_a_run(tmp_path, monkeypatch):
-    """Claim 7: training, validation, per-node numbers and evaluation over three buckets compile every program once."""
+    """Training, validation, per-node numbers and evaluation over three buckets compile every program once."""
     from neuromas_jax.config import parse
     from neuromas_jax.experiments.evaluation import evaluate_method, evaluation_sets
     from neuromas_jax.rollout import rollout as plain

@@ -1,4 +1,4 @@
-"""Claim 9: no message can forge template or control tokens in another node's prompt, whatever it says and whatever is sampled."""
+"""No message can forge template or control tokens in another node's prompt, whatever it says and whatever is sampled."""
 
 import dataclasses
 import functools

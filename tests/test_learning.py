@@ -1,4 +1,4 @@
-"""Claim 11: the quickstart's graph learns to divide a problem within a fixed number of steps.
+"""The quickstart's graph learns to divide a problem within a fixed number of steps.
 
 One shared adapter of equal total rank does not. In the reference run, which trains both at swept rates, the graph has
 learned with every seed and the shared adapter with none (results/reference/report.md).

@@ -1,4 +1,4 @@
-"""Claim 6, second half: a checkpoint restored onto another mesh has the same bits, and the run goes on equal to rounding.
+"""A checkpoint restored onto another mesh has the same bits, and the run goes on equal to rounding.
 
 A process of its own, since JAX fixes the number of devices when it starts.
 """

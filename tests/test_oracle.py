@@ -1,4 +1,4 @@
-"""Claim 13: the real program equals the oracle of `tests/reference.py`: prompts, tokens, log-probabilities, gradients."""
+"""The real program equals the oracle of `tests/reference.py`: prompts, tokens, log-probabilities, gradients."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""Claim 6: n + n steps equal 2 n steps bit for bit, in a new process, also after `kill -9`."""
+"""Resume: n + n steps equal 2 n steps bit for bit, in a new process, also after `kill -9`."""
 
 import json
 import os

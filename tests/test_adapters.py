@@ -1,4 +1,4 @@
-"""Claim 1: a vmapped layer equals a Python loop over its nodes, forward and gradient. And the bank's own rules."""
+"""A vmapped layer equals a Python loop over its nodes, forward and gradient. And the bank's own rules."""
 
 import jax
 import jax.numpy as jnp

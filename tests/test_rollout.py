@@ -1,4 +1,4 @@
-"""Claims 2 and 3: sampler and learner agree on every node and length; a slot touches only its own nodes given fixed messages.
+"""Sampler and learner agree on every node and length; a slot touches only its own nodes given fixed messages.
 
 Decoding stops early.
 """
@@ -125,7 +125,7 @@ def gradients():
 
 @pytest.mark.parametrize("slots, merge", [("per_node", True), ("per_layer", False), ((0, 1, 0), True)])
 def test_a_slot_touches_only_its_own_nodes(scene, gradients, slots, merge):
-    """Claim 3, with every message forced: sampler, learner and gradients of the other slots stay as they were."""
+    """With every message forced: sampler, learner and gradients of the other slots stay as they were."""
     scene = scene(slots=slots, merge=merge)
     program, count = scene.program, max(scene.program.slots) + 1
     written = scene.episodes
