@@ -29,6 +29,7 @@ setup(
         "optax>=0.2.8",
         "orbax-checkpoint>=0.12.8",
         "safetensors>=0.5",
+        "scipy>=1.13",
         "tensorboardX>=2.6.2",
         "tokenizers>=0.21",
         "tqdm>=4.66",

@@ -34,7 +34,8 @@ EXAMPLES = {
 
 @dataclasses.dataclass(frozen=True)
 class GraphConfig:
-    """The graph that is tested; see `graph.text_graph`. Its message length is the family's; topology and reads may be."""
+    """The graph that is tested; see `graph.text_graph`. Its message length is the family's; topology and reads are those of the
+    families that set none themselves."""
 
     topology: str = "4-2-1"
     reads: str | tuple[tuple[int, ...], ...] = "previous"
@@ -177,6 +178,7 @@ def parse(config: Mapping) -> Config:
         learning_rate={**Config().learning_rate, **parsed.learning_rate})
     _check(parsed)
     _check_rates(parsed, values)
+    _check_unused(parsed, values)
     return parsed
 
 
@@ -272,6 +274,15 @@ def _check_rates(config: Config, values: Mapping) -> None:
                              f"trained; allowed are {', '.join(allowed)}{_nearest(name, allowed)}")
 
 
+def _check_unused(config: Config, values: Mapping) -> None:
+    """Refuses settings of training where nothing is trained."""
+    if all(family.adapters for family in config.families.values()):
+        for key in ("training", "sweep", "learning_rate", "objective", "optimizer"):
+            if key in values:
+                raise ValueError(f"config.{key} is {values[key]!r} and would not be used, since every family names a folder of "
+                                 "trained adapters, so nothing is trained; drop it, or drop `adapters` of a family")
+
+
 def _check(config: Config) -> None:
     check_template(config.prompt)
     families = config.families.items()
@@ -289,6 +300,11 @@ def _check(config: Config) -> None:
     ):
         if value is not None and min(value if isinstance(value, tuple) else (value,), default=low) < low:
             raise ValueError(f"config key {name!r} is {value}; it must be {low} or more")
+    for name, family in families:
+        shortest = min(family.message_tokens) if isinstance(family.message_tokens, tuple) else family.message_tokens
+        if family.tokens_per_fact > shortest:
+            raise ValueError(f"config key 'families.{name}.tokens_per_fact' is {family.tokens_per_fact} and a message has "
+                             f"{shortest} tokens, so no fact fits into it; raise families.{name}.message_tokens")
     for name, value in (
         ("rollout.temperature", config.rollout.temperature), ("adapters.scale", config.adapters.scale),
         ("optimizer.clip", config.optimizer.clip), ("optimizer.eps", config.optimizer.eps),

@@ -24,10 +24,10 @@ from neuromas_jax import main as command
 from neuromas_jax.backbone import init_backbone
 from neuromas_jax.backbone.huggingface import EMBEDDED
 from neuromas_jax.config import parse
-from neuromas_jax.experiments.run import CHECKED_QUESTIONS, identity, training_questions
+from neuromas_jax.experiments.run import CHECKED_QUESTIONS, check_answers, identity, training_questions
 from neuromas_jax.graph import text_graph
 from neuromas_jax.rl import UpdateMetrics
-from neuromas_jax.tasks import make_task
+from neuromas_jax.tasks import Question, make_task
 from neuromas_jax.tasks.splits import split_of
 from neuromas_jax.train import checkpoint
 from neuromas_jax.train import run as train_run
@@ -162,6 +162,17 @@ def test_splits_that_are_too_small_or_hold_a_question_that_is_too_long(run, tmp_
     assert re.search(message, run(text=JSONL.replace("rows.jsonl", str(tmp_path / "rows.jsonl"))))
 
 
+def test_answers_that_no_readout_can_write_are_an_error_and_some_are_counted(run, tmp_path, caplog):
+    rows = [{"question": text, "answer": "1 2"} for text in map(str, range(200))]
+    text = JSONL.replace("rows.jsonl", str(tmp_path / "rows.jsonl"))
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert re.search("every answer of listops needs 3 tokens or more, such as 'answer 1 2', and the readout of 'graph' writes 2; "
+                     "raise families.<name>.message_tokens", run(text=text))
+    answers = [Question(text="", answer=answer, depth=0) for answer in ("1 2", "1", "1")]
+    check_answers("mine", answers, make_run(parse(dict(families=dict(listops={}))), "listops", "graph"))
+    assert "1 of 3 answers of mine do not fit the 2 tokens that the readout of graph writes" in caplog.text
+
+
 def test_the_questions_looked_at_hold_many_of_every_depth():
     task = make_task("listops", depths=(1, 3), weights=(1.0, 0.001), held_out_depth=2)
     found = training_questions(parse(dict(families=dict(listops={}))), "listops", task)
@@ -175,6 +186,8 @@ def test_the_questions_looked_at_hold_many_of_every_depth():
      "add a larger bucket to families.listops.buckets"),
     (("--config.rollout.questions=1", "--config.methods=('graph','graph_shuffled')"),
      "method 'graph_shuffled' takes messages from another question of the batch, and rollout.questions is 1; set it to 2"),
+    (("--config.graph.topology=1", "--config.methods=('graph','graph_blanked')"),
+     "method 'graph_blanked' changes messages between layers, and the graph 1 of family 'listops' has one layer; drop the"),
     (("--config.adapters.sites=('q','sideways')",), "adapter site 'sideways'; allowed are q"),
 ])
 def test_settings_that_do_not_go_together(run, changes, message):
@@ -245,6 +258,7 @@ def test_published_adapters_that_do_not_fit(run, tmp_path, done, message):
         (cell / "done.json").write_text(done.replace("%s", load_parts("embedded").fingerprint))
         (cell / "adapters.safetensors").write_bytes(b"half a file")
     text = EXPERIMENT.replace("buckets=(8, 16)", f'buckets=(8, 16), adapters="{tmp_path / "published"}"')
+    text = text.replace("config.training = dict(steps=1, validation_questions=2)", "pass")
     assert re.search(message, run(text=text))
 
 

@@ -94,6 +94,8 @@ def test_a_learning_rate_holds_for_the_method_that_trains():
     (dict(families=dict(listops=dict(message_tokens="2"))), "message_tokens' is '2'; it must be a whole number or a tuple"),
     (dict(families=dict(listops=dict(message_tokens=(4, 0, 2)))), r"message_tokens' is \(4, 0, 2\); it must be 2 or more"),
     (dict(families=dict(listops=dict(message_tokens=-1))), "message_tokens' is -1; it must be 2 or more"),
+    (dict(families=dict(listops=dict(tokens_per_fact=5))),
+     "'families.listops.tokens_per_fact' is 5 and a message has 2 tokens, so no fact fits into it; raise"),
     (dict(families=dict(listops=dict(tokens_per_fact=0))), "'families.listops.tokens_per_fact' is 0; it must be 1 or more"),
     (dict(families=dict(listops=dict(options=dict(depths=2)))), r"'families.listops.options.depths' is 2; .*such as \(2,\)"),
     (dict(families=dict(listops=dict(options=dict(weights=("1",))))), "options.weights' is .* must be a tuple of finite numbers"),
@@ -146,6 +148,8 @@ def test_mistakes_are_named(changes, message):
      "'learning_rate.graph_blanked' is 0.001 and would not be used, since no such method is trained"),
     (dict(learning_rate=dict(default=1e-3), sweep=dict(learning_rates=(1e-3,))),
      "config.learning_rate is .*0.001.* beside config.sweep.learning_rates .*drop one of them"),
+    (dict(families=dict(listops=dict(adapters="runs/one")), training=dict(steps=5)),
+     "config.training is .*5.* would not be used, since every family names a folder of trained adapters"),
     (dict(sweep=dict(steps=5)), "config.sweep sets steps and no learning_rates, so nothing would be swept"),
 ])
 def test_keys_that_would_not_be_used_are_named(changes, message):

@@ -9,8 +9,9 @@ import pytest
 from neuromas_jax.analysis.report import read_trained
 from neuromas_jax.config import parse
 from neuromas_jax.experiments import adapters, run as experiment
-from neuromas_jax.experiments.cells import train_cells, write_done
+from neuromas_jax.experiments.cells import read_done, sweep_cells, train_cells, write_done
 from neuromas_jax.experiments.publish import publish
+from neuromas_jax.train.loop import NonFinite
 from neuromas_jax.train.run import make_run
 
 TINY = dict(options=dict(depths=(1,), weights=(1.0,), held_out_depth=2), buckets=(16,))
@@ -83,7 +84,7 @@ class Laboratory:
     def evaluate_method(self, compiled, bank, sets, family, seed, learning_rate):
         method = compiled.run.method.name
         self.evaluated.append(f"{method}_seed{seed}")
-        return [{"method": method, "seed": seed, "accuracy": 0.5}]
+        return [{"method": method, "seed": seed, "accuracy": 0.5, "calls": compiled.run.method.calls}]
 
     def run(self, config, workdir):
         """What was trained and what was evaluated, in order of names."""
@@ -119,6 +120,37 @@ def test_what_is_published(again):
     assert {"results.jsonl", "train/listops/single_equal_parameters_seed1/done.json",
             "sweep/listops/graph_seed100_lr0.001/done.json", "evaluation/listops/graph_seed0/done.json"} <= found
     assert not any(name.endswith("lock") or "/." in f"/{name}" for name in found)
+
+
+def test_publishing_over_other_files_is_refused(again, tmp_path):
+    (tmp_path / "package/train").mkdir(parents=True)
+    (tmp_path / "package/train/loop.py").write_text("")
+    with pytest.raises(ValueError, match="package holds other files and no results.jsonl.*give an empty folder"):
+        publish(again, tmp_path / "package")
+    assert (tmp_path / "package/train/loop.py").exists()
+
+
+def test_more_votes_are_evaluated_again(laboratory, tmp_path):
+    """The adapters of the one call are the same; how many votes are counted comes from the graph beside it."""
+    def wide(topology):
+        return dataclasses.replace(CONFIG, graph=dataclasses.replace(CONFIG.graph, topology=topology, slots="per_layer"),
+                                   methods=("single_equal_parameters", "vote_equal_tokens"), seeds=(0,))
+
+    assert laboratory.run(wide("2-1"), tmp_path)[1] == ["single_equal_parameters_seed0", "vote_equal_tokens_seed0"]
+    assert laboratory.run(wide("4-1"), tmp_path) == ([], ["vote_equal_tokens_seed0"])
+
+
+def test_a_trial_of_the_sweep_that_diverges_counts_as_the_worst(monkeypatch, tmp_path):
+    def train(compiled, folder, seed, steps, title):
+        raise NonFinite("step 3: the gradient of node 1 is nan")
+
+    monkeypatch.setattr(experiment, "train", train)
+    (cell,) = sweep_cells(dataclasses.replace(CONFIG, methods=("graph",)), "listops")
+    experiment.work_through([(cell, "sweep")], CONFIG, tmp_path)
+    done = read_done(cell.folder(tmp_path, "sweep"))
+    assert done["validation"] == 0 and "node 1 is nan" in done["diverged"]
+    with pytest.raises(NonFinite):
+        experiment.do_cell(cell, "train", CONFIG, tmp_path)
 
 
 def test_a_copy_of_a_published_experiment_is_finished(again, laboratory, tmp_path):

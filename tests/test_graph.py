@@ -76,6 +76,16 @@ def test_other_bad_layers_are_named():
         TextGraph(())
     with pytest.raises(ValueError, match="width 0"):
         TextGraph((Layer(0, 4),))
+    with pytest.raises(ValueError, match="every layer of 2-1 has the view 'common'"):
+        text_graph("2-1", view="common")
+
+
+def test_edges_that_leave_a_node_alone_are_refused():
+    with pytest.raises(ValueError, match="layer 1 of 2-2-1: the edges of node 3 are all False.*read one of 0, 1"):
+        text_graph("2-2-1", edges=(None, ((1, 1), (0, 0)), None))
+    with pytest.raises(ValueError, match="no node of 2-2-1 reads node 0, so its messages would reach nobody"):
+        text_graph("2-2-1", edges=(None, ((0, 1), (0, 1)), None))
+    text_graph("2-2-1", reads=((), (0,), (0, 1)), edges=(None, ((0, 1), (0, 1)), None))  # the readout hears node 0
 
 
 def test_views_are_listed_once():

@@ -128,6 +128,20 @@ def test_samples_follow_the_distribution():
     np.testing.assert_allclose(share, jnp.exp(log_probs), atol=0.015)
 
 
+def test_no_rounding_at_the_edge_of_a_block_lets_a_forbidden_id_through():
+    """The first id of a later block is forbidden, and the thresholds lie a few roundings around that block's beginning."""
+    size, width, edge = 609, 29, 290  # 609 = 21 blocks of 29
+    logits = np.random.default_rng(0).normal(size=(500, size)).astype(np.float32)
+    scores = masked_logits(jnp.asarray(logits), Sampling(2, (0, 1, edge)))
+    chances = np.exp(scores - scores.max(-1, keepdims=True)).reshape(500, -1, width)
+    blocks = chances.sum(-1)
+    start = (blocks.cumsum(-1)[:, edge // width - 1] / blocks.sum(-1)).astype(np.float32)
+    uniform = np.stack([start * np.float32(1 + step * 2**-23) for step in range(-4, 5)], -1)[None]
+    token, _ = draw(jnp.broadcast_to(scores[None, :, None], (1, 500, 9, size)), jnp.asarray(uniform), False)
+    found = set(np.asarray(token).ravel().tolist())
+    assert not found & {0, 1, edge} and {edge - 1, edge + 1} <= found
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.lists(TEXT, min_size=4, max_size=4))
 def test_the_receivers_template_stays_what_it_is(texts):

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from neuromas_jax.analysis.pooling import Pool, difference, gather, headline, read_records
@@ -77,7 +78,7 @@ def test_report(workdir):
     report = (workdir / "report.md").read_text()
     assert "| graph | 4-2-1 | 7 | 3 | 14.0 | 1,000 | 0.003 | 94.0 | 95.0, 94.0, 93.0 |" in report
     assert "n 100 per seed · chance 10.0 % · majority 15.0 % · best shallow rule 20.0 % (last | word)" in report
-    assert "| graph − chain_equal_calls | +5.0 | [-3.3, +13.4] | +5.0, +5.0, +5.0 | 3 against 7 |" in report
+    assert "| graph − chain_equal_calls | +5.0 | [-3.3, +13.5] | +5.0, +5.0, +5.0 | 3 against 7 |" in report
     assert "| graph | 50.0 | **80.0** | 80.0 |  |" in report  # the lower rate of equals
     assert "| chain_equal_calls | 40.0 | – | – | unfinished |" in report
     assert "| graph | 5 | 250 | 201 | 10 | 1.25 |" in report
@@ -116,13 +117,28 @@ def test_seeds_of_an_untrained_graph_count_once():
 
 
 def test_intervals_cover_the_draw_of_seeds_too():
-    """Three equal seeds are worth the questions of one; seeds at .4, .5, .6 add a variance of .01 / 3 to .25 / 100."""
+    """Three equal seeds are worth the questions of one; seeds at .4, .5, .6 add a variance of .01 / 3 to .25 / 100.
+
+    Satterthwaite's degrees of freedom are then (.0025 + .0033)^2 / (.0033^2 / 2) = 6.125, where Student's t is 2.435.
+    """
     equal, spread = (Pool("graph", tuple(record(seed=seed, accuracy=share) for seed, share in enumerate(shares)))
                      for shares in ((0.5, 0.5, 0.5), (0.4, 0.5, 0.6)))
     assert equal.questions == 100 and equal.interval == pytest.approx(wilson(50, 100))
-    assert spread.questions == pytest.approx(0.25 / (0.0025 + 0.01 / 3))
+    assert spread.questions == pytest.approx(0.25 / (0.0025 + 0.01 / 3) * (1.95996 / 2.4349) ** 2, rel=1e-3)
     assert spread.interval[0] < equal.interval[0] and spread.interval[1] > equal.interval[1]
     assert Pool("graph", tuple(record(seed=seed, accuracy=1.0) for seed in range(3))).interval == wilson(100, 100)
+
+
+@pytest.mark.parametrize("share, spread", [(0.6, 0.0), (0.6, 0.02), (0.6, 0.1), (0.5, 0.2), (0.9, 0.05)])
+def test_intervals_hold_the_truth_as_often_as_they_say(share, spread):
+    """Three seeds of 256 questions, drawn 600 times; seeds' own accuracies spread around the true mean."""
+    rng, held = np.random.default_rng(0), 0
+    for _ in range(600):
+        seeds = np.clip(rng.normal(share, spread, 3), 0, 1)
+        right = rng.binomial(256, seeds) / 256
+        low, high = Pool("graph", tuple(record(seed=seed, n=256, accuracy=one) for seed, one in enumerate(right))).interval
+        held += low <= share <= high
+    assert held / 600 >= 0.93
 
 
 def test_difference_is_newcombes():

@@ -129,7 +129,8 @@ def read_trained(config: Config, workdir: Path, family: str) -> Trained:
     for cell in sweep_cells(config, family):
         if done := read_done(cell.folder(workdir, "sweep")):
             sweep.setdefault(cell.method, {})[cell.learning_rate] = done["validation"]
-            cost.setdefault(cell.method, []).append(done)
+            if "diverged" not in done:
+                cost.setdefault(cell.method, []).append(done)
     return Trained(metrics, sweep, cost, episodes)
 
 
@@ -204,7 +205,8 @@ def sweep_section(sweep: dict[str, dict[float, float]], rates: tuple[float, ...]
         rows.append([method, *(f"**{value}**" if rate == chosen else value for rate, value in zip(rates, row)),
                      "unfinished" if chosen is None else "edge of the sweep" if at_edge else ""])
     return ["### Swept learning rates", "",
-            "Validation accuracy (%) of the sweep, on a seed that is not reported; the rate in bold was taken.", "",
+            "Validation accuracy (%) of the sweep, on a seed that is not reported; the rate in bold was taken. A trial that "
+            "diverged counts as 0.", "",
             *table(["method", *(f"{rate:g}" for rate in rates), ""], rows)]
 
 

@@ -22,7 +22,8 @@ MERGED_BYTES = 2**26  # seven copies of the embedded backbone are 5 MiB, of 32M 
 def init_bank(config: DecoderConfig, ranks: Sequence[int], key, sites: Sequence[str] = LINEAR_SITES) -> Bank:
     """A bank with one slot per entry of `ranks`.
 
-    A slot's start depends on the key and its own number alone: a bank with more slots begins with the same rows.
+    A slot's start depends on the key and its own number alone: a bank with more slots begins with the same rows. It is float32
+    whatever the backbone is: a step of policy gradient is often smaller than the spacing of bfloat16.
 
     Raises:
       ValueError: a rank below 1, or an unknown site.
@@ -33,7 +34,6 @@ def init_bank(config: DecoderConfig, ranks: Sequence[int], key, sites: Sequence[
     if not ranks or min(ranks) < 1:
         raise ValueError(f"adapter ranks {tuple(ranks)}; every slot needs rank 1 or more")
     depth, rank = config.num_hidden_layers, max(ranks)
-    dtype = jnp.dtype(config.dtype)
     bank = {}
     for number, site in enumerate(LINEAR_SITES):
         if site not in sites:
@@ -47,7 +47,7 @@ def init_bank(config: DecoderConfig, ranks: Sequence[int], key, sites: Sequence[
 
         used = jnp.arange(rank)[None] < jnp.asarray(tuple(ranks))[:, None]  # [S, R]
         a = jax.vmap(draw)(jnp.arange(len(ranks))) * used[:, None, None]
-        bank[site] = {"a": a.astype(dtype), "b": jnp.zeros((len(ranks), depth, rank, fan_out), dtype)}
+        bank[site] = {"a": a, "b": jnp.zeros((len(ranks), depth, rank, fan_out), jnp.float32)}
     return bank
 
 

@@ -300,14 +300,14 @@ class Backbone:
         Args:
           tokens: token ids; padding anywhere, marked by `valid`.
           valid: which tokens are real. Padding is never looked at and takes no position.
-          start: position of the first real token: how many real tokens were read before, so at most as many as there are columns.
+          start: position of the first real token: how many real tokens were read before this block, in `past` and the cache.
           past: blocks read before, each with group axis `g` or 1; all their valid tokens are visible.
           adapter: one node's LoRA factors `{site: {"a": [L, in, R], "b": [L, R, out]}}`, None for the bare
             backbone, or what `adapters.merge` made of them.
           scale: LoRA scale, alpha / rank; merged weights hold it already.
           cache: a block that these tokens continue, after the past ones; its columns before `at` are visible where valid.
-          last: of how many last columns hidden states are wanted, by default of all (t = T): a prompt needs its last one alone,
-            and the final layer then computes nothing but keys and values of the others.
+          last: hidden states of the `last` last columns come back, by default of all (t = T). A prompt needs its last one alone:
+            of the other columns the final layer then computes keys and values only.
 
         Returns:
           Hidden states of the last columns after the final norm, and the keys and values of this block, or of the cache with

@@ -56,7 +56,7 @@ def _sets(name: str, task_name: str, options: tuple, files: tuple, count: int) -
             found[set_name, depth] = EvaluationSet(set_name, judge, questions, depth)
 
     if isinstance(task, FileTask):
-        add(name, task, distinct_questions(task, "test", None, 10**9), None)
+        add(name, task, list(task.questions("test")), None)
     else:
         for depth in task.depths:
             add(name, task, distinct_questions(task, "test", depth, count), depth)

@@ -19,12 +19,17 @@ STAGES = ("sweep", "train", "evaluation")
 
 
 def publish(workdir: Path, target: Path) -> list[Path]:
-    """Returns the files written; what was published there before is removed. Raises ValueError if the workdir holds no results,
-    or is itself the target."""
+    """Returns the files written; what was published there before is removed.
+
+    Raises ValueError if the workdir holds no results, is itself the target, or the target holds anything else.
+    """
     if not (workdir / "results.jsonl").exists():
         raise ValueError(f"{workdir} holds no results.jsonl; run the experiment first")
     if workdir.resolve() == target.resolve():
         raise ValueError(f"{target} is the experiment's own folder; give another one to publish into")
+    if target.exists() and any(target.iterdir()) and not (target / "results.jsonl").exists():
+        raise ValueError(f"{target} holds other files and no results.jsonl, so nothing was published there before; "
+                         "give an empty folder or a new one")
     for stage in STAGES:
         shutil.rmtree(target / stage, ignore_errors=True)
     for old in (*target.glob("*.md"), *target.glob("*.png")):
@@ -49,4 +54,7 @@ def publish(workdir: Path, target: Path) -> list[Path]:
 if __name__ == "__main__":
     if len(sys.argv) != 3:
         sys.exit("usage: python -m neuromas_jax.experiments.publish WORKDIR TARGET")
-    print(f"{len(publish(Path(sys.argv[1]), Path(sys.argv[2])))} files written to {sys.argv[2]}")
+    try:
+        print(f"{len(publish(Path(sys.argv[1]), Path(sys.argv[2])))} files written to {sys.argv[2]}")
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")

@@ -25,7 +25,7 @@ from neuromas_jax.tasks import FileTask
 from neuromas_jax.train import checkpoint
 from neuromas_jax.train.batches import TooLong, distinct_questions, question_ids
 from neuromas_jax.train.evaluate import evaluate
-from neuromas_jax.train.loop import description, train
+from neuromas_jax.train.loop import NonFinite, description, train
 from neuromas_jax.train.metrics import read_metrics
 from neuromas_jax.train.run import Compiled, Run, make_run
 
@@ -58,6 +58,9 @@ def check(config: Config, workdir: Path) -> None:
         runs = [make_run(config, family, method) for method in config.methods]
         jax.eval_shape(runs[0].new_bank, 0)  # names an unknown adapter site, and draws nothing
         for run in runs:
+            if run.method.messages != "kept" and run.method.graph.rounds == 1:
+                raise ValueError(f"method {run.method.name!r} changes messages between layers, and the graph {run.method.graph} "
+                                 f"of family {family!r} has one layer; drop the method, or give a topology such as '2-1'")
             if run.method.messages == "shuffled" and config.rollout.questions < 2:
                 raise ValueError(f"method {run.method.name!r} takes messages from another question of the batch, and "
                                  f"rollout.questions is {config.rollout.questions}; set it to 2 or more, or drop the method")
@@ -115,6 +118,9 @@ def check_questions(config: Config, family: str, runs: list[Run]) -> None:
         raise ValueError(f"family {family!r} has no question in split test; give a larger file, or name BBH files in its `files`")
     if trained_methods(config, family) and not config.families[family].adapters:
         asked |= training_questions(config, family, task)
+    for name, questions in asked.items():
+        for run in {run.method.graph.layers[-1].message_tokens: run for run in runs}.values():
+            check_answers(name, questions, run)
     graphs = {(run.method.graph.views(), run.method.graph.shares): run.method.graph for run in runs}.values()
     tokenizer, buckets = runs[0].parts.tokenizer, runs[0].family.buckets
     for name, questions in asked.items():
@@ -130,6 +136,19 @@ def check_questions(config: Config, family: str, runs: list[Run]) -> None:
             if not fitting:
                 raise ValueError(f"none of the {len(questions)} questions of {name} fits the largest bucket, which is "
                                  f"{buckets[-1]}; add a larger bucket to families.{family}.buckets")
+
+
+def check_answers(name: str, questions: list, run: Run) -> None:
+    """Tells how many answers the readout's message is too short for. Raises ValueError if it is for all of them."""
+    room, tokenizer = run.method.graph.layers[-1].message_tokens, run.parts.tokenizer
+    lengths = [len(tokenizer.encode(f"answer {question.answer}")) for question in questions]
+    over = sum(length > room for length in lengths)
+    if over == len(questions):
+        raise ValueError(f"every answer of {name} needs {min(lengths)} tokens or more, such as 'answer {questions[0].answer}', "
+                         f"and the readout of {run.method.name!r} writes {room}; raise families.<name>.message_tokens")
+    if over:
+        logging.warning("%d of %d answers of %s do not fit the %d tokens that the readout of %s writes", over, len(questions),
+                        name, room, run.method.name)
 
 
 def training_questions(config: Config, family: str, task) -> dict[str, list]:
@@ -219,13 +238,21 @@ def evaluated(cell: Cell, config: Config, workdir: Path) -> bool:
 
 
 def do_cell(cell: Cell, stage: str, config: Config, workdir: Path) -> None:
-    """Trains one cell and leaves its adapters and validation accuracy."""
+    """Trains one cell and leaves its adapters and validation accuracy; a trial of the sweep that diverges leaves the fact."""
     folder = cell.folder(workdir, stage)
     run = make_run(config, cell.family, cell.method, cell.learning_rate)
     compiled = compiled_for(run)
     title = f"{stage} {cell.family}/{cell.method} seed {cell.seed} lr {cell.learning_rate:g}"
     started = time.perf_counter()
-    state = train(compiled, folder, cell.seed, cell.steps, title)
+    try:
+        state = train(compiled, folder, cell.seed, cell.steps, title)
+    except NonFinite as error:
+        if stage != "sweep":
+            raise
+        logging.warning("%s: %s; this rate counts as the worst", title, error)
+        write_done(folder, {"validation": 0.0, "diverged": str(error), "learning_rate": cell.learning_rate, "steps": cell.steps,
+                            "seed": cell.seed, "made_with": identity(run, cell.seed)})
+        return
     validation = distinct_questions(run.task, "validation", None, config.training.validation_questions)
     accuracy = evaluate(compiled, state.learner.bank, validation, jax.random.key(cell.seed)).accuracy
     records = read_metrics(folder)
@@ -270,9 +297,10 @@ class Evaluation:
     belongs: dict
 
     def records(self) -> list[dict] | None:
-        """What was found, if it still holds."""
+        """What was found, if it still holds: also the number of calls, which votes take from the graph beside them."""
         done = read_done(self.folder)
-        return done["records"] if done and done["belongs"] == self.belongs else None
+        holds = done and done["belongs"] == self.belongs
+        return done["records"] if holds and all(one["calls"] == self.run.method.calls for one in done["records"]) else None
 
 
 def plan_evaluation(config: Config, workdir: Path, family: str, method: str, seed: int) -> Evaluation | None:

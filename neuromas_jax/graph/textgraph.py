@@ -45,7 +45,8 @@ class TextGraph:
     """Layers of nodes; the last layer is the readout. Frozen and hashable: static under `jit`.
 
     Raises:
-      ValueError: a layer is empty, reads itself, a later layer or none, or its edges have the wrong shape.
+      ValueError: a layer is empty, reads itself, a later layer or none, its edges have the wrong shape, or they leave a node
+        without a sender or without a reader.
     """
 
     layers: tuple[Layer, ...]
@@ -77,9 +78,22 @@ class TextGraph:
                 shape = (len(layer.edges), sorted({len(row) for row in layer.edges}))
                 if shape != (layer.width, [senders]):
                     raise ValueError(f"{name} has edges of shape {shape}; needed are {layer.width} rows of {senders} senders")
+                deaf = [node for node, row in zip(self.nodes(number), layer.edges) if not any(row)]
+                if deaf:
+                    raise ValueError(f"{name}: the edges of node {deaf[0]} are all False, so nothing before it can reach it; "
+                                     f"let it read one of {', '.join(map(str, self.senders(number)))}")
         unread = set(range(len(self.layers) - 1)) - {source for layer in self.layers for source in layer.reads}
         if unread:
             raise ValueError(f"no layer of {self} reads layer {min(unread)}; its messages would reach nobody")
+        heard = {sender for number in range(len(self.layers)) for row in self.edge_mask(number)
+                 for sender, kept in zip(self.senders(number), row) if kept}
+        unheard = set(range(self.size - self.layers[-1].width)) - heard
+        if unheard:
+            raise ValueError(f"no node of {self} reads node {min(unheard)}, so its messages would reach nobody; "
+                             "give it an edge to a later layer, or leave it out")
+        if all(layer.view == "common" for layer in self.layers):
+            raise ValueError(f"every layer of {self} has the view 'common', so no node sees the parts of a question; "
+                             "give one of them 'share' or 'all'")
 
     @property
     def size(self) -> int:

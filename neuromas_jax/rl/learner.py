@@ -25,7 +25,7 @@ def message_states(
       bank: adapters of every slot, or None for the bare backbone.
       episodes: what every node read and wrote.
     """
-    read = reader(backbone, program.lora_scale, adapted=bank is not None)
+    read = reader(backbone, program.lora_scale)
 
     def adapters(slots):
         return None if bank is None else take_slots(bank, slots)

@@ -106,11 +106,12 @@ def draw(
     threshold = uniform * total
     block, below = _invert(blocks, threshold)
     inside = jnp.take_along_axis(chances, block[..., None, None], axis=-2)[..., 0, :]
-    return block * width + _invert(inside, threshold - below)[0], normalise
+    # By rounding, the sum before a block can lie past a threshold that fell on it; from 0 on, no chance of zero is taken.
+    return block * width + _invert(inside, jnp.maximum(threshold - below, 0))[0], normalise
 
 
 def _invert(chances: Float[Array, "... V"], threshold: Float[Array, "..."]) -> tuple[Int[Array, "..."], Float[Array, "..."]]:
-    """First index whose running sum passes the threshold, never one of chance zero; and the sum before it."""
+    """First index whose running sum passes the threshold (0 or more), never one of chance zero; and the sum before it."""
     running = jnp.cumsum(chances, axis=-1)
     numbers = jnp.arange(chances.shape[-1], dtype=jnp.int32)
     last_possible = jnp.max(jnp.where(chances > 0, numbers, 0), axis=-1)  # rounding may carry the threshold past the end

@@ -70,7 +70,7 @@ class Questions:
     Attributes:
       tokens: one row per distinct view (`TextGraph.views`) and question, left-padded to the bucket.
       valid: which of them are real.
-      index: the question's number in its split; seeds its episodes.
+      index: the question's number, which seeds its episodes (`train.batches.pad_questions`).
     """
 
     tokens: Int[Array, "W B S"]

@@ -52,7 +52,7 @@ def no_interventions(graph: TextGraph, batch: int, group: int) -> Interventions:
 
 def blank_nodes(keep: Interventions, nodes) -> Interventions:
     """The messages of these nodes are blanked for every reader."""
-    return dataclasses.replace(keep, blank=keep.blank.at[np.asarray(list(nodes))].set(True))
+    return dataclasses.replace(keep, blank=keep.blank.at[np.asarray(list(nodes), np.int32)].set(True))
 
 
 def shuffle_questions(keep: Interventions, by: int = 1) -> Interventions:

@@ -14,11 +14,11 @@ def count(valid: Bool[Array, "... T"]) -> Int[Array, "..."]:
     return valid.sum(axis=-1, dtype=jnp.int32)
 
 
-def reader(backbone: Backbone, scale: float, adapted: bool = True):
+def reader(backbone: Backbone, scale: float):
     """The decoder mapped over nodes: each has its own adapter and rows, the backbone is shared.
 
-    `read(adapters, tokens [N, B, g, T], valid, start, past, cache, last)` gives hidden states and keys and values. With
-    `adapted=False`, pass None for the adapters. A cache is carried as `carried` makes it.
+    `read(adapters, tokens [N, B, g, T], valid, start, past, cache, last)` gives hidden states and keys and values; adapters of
+    None are the bare backbone. A cache is carried as `carried` makes it.
     """
 
     def read(adapters, tokens, valid, start, past, cache=None, last=None):
@@ -30,7 +30,7 @@ def reader(backbone: Backbone, scale: float, adapted: bool = True):
         if tokens.shape[0] == 1:
             hidden, kv = node(*jax.tree.map(lambda x: x[0], (adapters, tokens, valid, start, past)), cached)
             return hidden[None], kv if cached else jax.tree.map(lambda x: x[None], kv)
-        return jax.vmap(node, in_axes=(0 if adapted else None, 0, 0, 0, 0, 0))(adapters, tokens, valid, start, past, cached)
+        return jax.vmap(node)(adapters, tokens, valid, start, past, cached)
 
     return read
 

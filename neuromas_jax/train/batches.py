@@ -44,7 +44,7 @@ def question_ids(question: Question, graph: TextGraph, tokenizer: Tokenizer, buc
 def pad_questions(rows: Sequence[list[list[int]]], numbers: Sequence[int], buckets: Sequence[int]) -> Questions:
     """A batch from the ids of its questions (`question_ids`) and a number for each, which seeds its episodes.
 
-    In training that is its number in the split, in evaluation its place among the questions asked.
+    In training that is its number in the stream of training questions, in evaluation its place among the questions asked.
     """
     longest = max(len(ids) for row in rows for ids in row)
     bucket = next(bucket for bucket in buckets if bucket >= longest)
@@ -66,27 +66,27 @@ def next_batch(task, cursor: int, count: int, graph, tokenizer, buckets, too_lon
     Raises:
       TooLong: with too_long="error"; or with "skip" if 1,000 questions in a row are too long.
     """
-    found, rows, skipped = [], [], 0
-    first = cursor
+    found, rows, numbers, skipped = [], [], [], 0
     while len(found) < count:
         question = task.generate("train", cursor)
         cursor += 1
         try:
             rows.append(question_ids(question, graph, tokenizer, buckets))
             found.append(question)
+            numbers.append(cursor - 1)
         except TooLong:
             if too_long == "error":
                 raise
             skipped += 1
             if skipped >= 1000 and not found:
                 raise
-    return found, pad_questions(rows, range(first, first + count), buckets), cursor, skipped
+    return found, pad_questions(rows, numbers, buckets), cursor, skipped
 
 
 def distinct_questions(task, split: str, depth: int | None, count: int) -> list[Question]:
     """Up to `count` different questions of a split: small families repeat prompts, and a repeated prompt is no new evidence.
 
-    A file gives all its rows.
+    A file gives its first `count` rows as they are.
     """
     if isinstance(task, FileTask):
         return list(task.questions(split, depth))[:count]

@@ -71,10 +71,9 @@ def message_texts(tokenizer, end_id: int, layer) -> list:
     return [[[text(ids, mask) for ids, mask in zip(*rows)] for rows in zip(*node)] for node in zip(message, live)]
 
 
-def readout_truncated(layer, end_id: int) -> np.ndarray:
-    """Which readout messages `[B, G]` ran into their limit."""
-    message, live = np.asarray(layer.message[0]), np.asarray(layer.live[0])
-    return live.all(axis=-1) & (message[..., -1] != end_id)
+def truncated(layer, end_id: int) -> np.ndarray:
+    """Which of a layer's messages `[N, B, G]` ran into their limit."""
+    return np.asarray(layer.live).all(axis=-1) & (np.asarray(layer.message)[..., -1] != end_id)
 
 
 def majority(verdicts: list[Verdict]) -> Verdict:
@@ -127,7 +126,7 @@ def evaluate(
     order = sorted(range(len(asked)), key=lambda i: max(map(len, rows[i])))  # like lengths together: few reach the largest bucket
     passes = -(-method.votes // group)
     verdicts: list[list[Verdict]] = []
-    truncated, tokens = [], 0
+    cut, tokens = [], 0
     said = [collections.Counter() for _ in range(graph.size)]
     for start in range(0, len(order), size):
         chosen = order[start : start + size]
@@ -142,10 +141,10 @@ def evaluate(
                 message_texts(tokenizer, run.program.sampling.end_id, jax.tree.map(lambda x: x[:, : len(chosen), :used], layer))
                 for layer in episodes
             ]
-            cut = readout_truncated(episodes[-1], run.program.sampling.end_id)
+            limit = truncated(episodes[-1], run.program.sampling.end_id)[0]
             for place, i in enumerate(chosen):
                 answers[place] += [task.verify(text, asked[i]) for text in texts[-1][0][place]]
-                truncated += cut[place, :used].tolist()
+                cut += limit[place, :used].tolist()
             tokens += sum(int(np.asarray(layer.live[:, : len(chosen), :used]).sum()) for layer in episodes)
             for node, per_question in enumerate(row for layer in texts for row in layer):
                 said[node].update(text for row in per_question for text in row)
@@ -161,7 +160,7 @@ def evaluate(
         asked=tuple(asked),
         right=sum(verdict.reward == 1 for verdict in final),
         format_rate=format_rate,
-        truncated=sum(truncated) / len(truncated),
+        truncated=sum(cut) / len(cut),
         top_answer_share=max(answers.values(), default=0) / len(asked),
         tokens=tokens / len(asked),
         top_messages=tuple(_top(counter) for counter in said),

@@ -16,7 +16,7 @@ from neuromas_jax.rollout import Episodes, no_interventions
 from neuromas_jax.tasks import FileTask, Verdict
 from neuromas_jax.train import checkpoint
 from neuromas_jax.train.batches import distinct_questions, next_batch
-from neuromas_jax.train.evaluate import evaluate, message_texts, readout_truncated
+from neuromas_jax.train.evaluate import evaluate, message_texts, truncated
 from neuromas_jax.train.metrics import Metrics
 from neuromas_jax.train.run import Compiled, Run
 
@@ -151,13 +151,14 @@ def train(compiled: Compiled, folder: Path, seed: int, steps: int, title: str = 
 
 @dataclasses.dataclass
 class Window:
-    """Sums since the last record."""
+    """Sums over the steps since the last record, or since a resumed run's checkpoint."""
 
     tokens: int = 0
     seconds: float = 0.0
     reward: float = 0.0
     rows: int = 0
     skipped: int = 0
+    steps: int = 0
     accuracy: float = 0.0  # the last one measured, for the progress bar
     speed: float = 0.0
 
@@ -165,15 +166,15 @@ class Window:
         tokens = sum(int(np.asarray(layer.live).sum()) for layer in episodes)
         self.tokens, self.seconds, self.skipped = self.tokens + tokens, self.seconds + seconds, self.skipped + skipped
         self.reward, self.rows = self.reward + float(rewards.sum()), self.rows + rewards.size
-        self.speed = tokens / seconds
+        self.speed, self.steps = tokens / seconds, self.steps + 1
 
     def take(self) -> dict:
-        """Means of the window, which starts afresh."""
+        """Means of the window and how many steps they are of; it starts afresh."""
         record = {
             "reward": self.reward / self.rows, "tokens_per_second": self.tokens / self.seconds,
-            "seconds": round(self.seconds, 2), "skipped_questions": self.skipped,
+            "seconds": round(self.seconds, 2), "skipped_questions": self.skipped, "steps": self.steps,
         }
-        self.tokens, self.seconds, self.reward, self.rows, self.skipped = 0, 0.0, 0.0, 0, 0
+        self.tokens, self.seconds, self.reward, self.rows, self.skipped, self.steps = 0, 0.0, 0.0, 0, 0, 0
         return record
 
 
@@ -205,8 +206,7 @@ def node_numbers(compiled: Compiled, bank, episodes: Episodes, numbers: UpdateMe
             for name in ("tokens", "entropy", "kl", "log_prob_gap")]
     tokens, entropy, kl, gap = sums
     length = np.concatenate([np.asarray(layer.live).sum(-1).mean((1, 2)) for layer in episodes])
-    cut = np.concatenate([(np.asarray(layer.live).all(-1) & (np.asarray(layer.message)[..., -1] != end_id)).mean((1, 2))
-                          for layer in episodes])
+    cut = np.concatenate([truncated(layer, end_id).mean((1, 2)) for layer in episodes])
     readers = range(graph.size - graph.layers[-1].width)
     subset = scores.asked[: run.config.rollout.questions]
     kept = evaluate(compiled, bank, subset, key).accuracy
@@ -220,7 +220,6 @@ def node_numbers(compiled: Compiled, bank, episodes: Episodes, numbers: UpdateMe
         "message_tokens": length.tolist(),
         "truncated": cut.tolist(),
         "format_rate": list(scores.node_format),
-        "truncated_answers": float(readout_truncated(episodes[-1], end_id).mean()),
         "top_message": [text for text, _ in scores.top_messages],
         "top_message_share": [share for _, share in scores.top_messages],
         "label": [text for text, _ in scores.top_labels],

@@ -15,7 +15,7 @@ class Metrics:
     def __init__(self, folder: Path, step: int, total: int, title: str):
         self.path = folder / "metrics.jsonl"
         cut_log(self.path, step)
-        self._events = SummaryWriter(str(folder / "events"), purge_step=step or None)
+        self._events = SummaryWriter(str(folder / "events"), purge_step=step + 1)
         self._bar = tqdm(total=total, initial=step, desc=title, unit="step", dynamic_ncols=True, mininterval=0.5)
 
     def write(self, record: dict) -> None:

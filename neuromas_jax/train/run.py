@@ -32,7 +32,10 @@ class Parts:
 
 @functools.cache
 def load_parts(name: str, remat: bool = False) -> Parts:
-    """Loads "embedded" or a Hugging Face folder. Raises ValueError for missing, damaged or mismatched files."""
+    """Loads "embedded" or a Hugging Face folder.
+
+    Raises FileNotFoundError for missing files, ValueError for damaged or mismatched ones.
+    """
     folder = EMBEDDED if name == "embedded" else name
     tokenizer = load_tokenizer(folder)
     backbone = load_backbone(folder)
@@ -72,6 +75,7 @@ def make_run(config: Config, family_name: str, method_name: str, learning_rate: 
 
     Raises:
       ValueError: anything in the config, the data or the backbone's folder that does not fit, before any compile.
+      FileNotFoundError: a file of the backbone or its tokenizer is missing.
     """
     family = config.families[family_name]
     method = make_method(method_name, config, family)
