@@ -1,7 +1,6 @@
 """Our side of a comparison: the whole graph as one program. Run by `benchmarks.compare`."""
 
 import dataclasses
-import functools
 import pathlib
 import sys
 import time
@@ -19,20 +18,26 @@ from neuromas_jax.backbone import load_backbone  # noqa: E402
 from neuromas_jax.backbone.adapters import merge, take_slots  # noqa: E402
 from neuromas_jax.rl import Objective, Optimizer, init_learner, update  # noqa: E402
 from neuromas_jax.rollout import Questions, no_interventions, rollout, sampler  # noqa: E402
+from neuromas_jax.rollout.rollout import shared_blocks  # noqa: E402
 from neuromas_jax.train.run import COMPILER_OPTIONS  # noqa: E402
 
 
-def prefill(program, backbone, bank, episodes):
-    """Reads every prompt of the episodes and nothing else: what `rollout` does before it decodes."""
-    states, whole = [], merge(backbone, bank, program.lora_scale) if program.merge else bank
+def prefill(program, backbone, bank, questions, episodes):
+    """Reads every prompt of the episodes as `rollout` does, all shared blocks first, and writes nothing."""
+    whole = merge(backbone, bank, program.lora_scale) if program.merge else bank
+
+    def read(slots, tokens, valid, start, past):
+        return sampler.prefill(backbone, take_slots(whole, slots), program.lora_scale, program.microbatch, tokens, valid, start, past)
+
+    shared = shared_blocks(program, questions)
+    hidden, kv = read(program.slots, *shared, jnp.zeros(shared[0].shape[:3], jnp.int32), ())
+    states = [(hidden, kv)]  # keys and values come out, or XLA would drop their work
     for number, layer in enumerate(episodes):
-        adapters = take_slots(whole, program.layer_slots(number))
-        read = functools.partial(sampler.prefill, backbone, adapters, program.lora_scale, program.microbatch)
-        hidden, kv = read(layer.shared, layer.shared_valid, jnp.zeros(layer.shared.shape[:3], jnp.int32), ())
+        nodes = program.graph.nodes(number)
         if layer.own.shape[-1]:
-            before = jnp.broadcast_to(sampler.count(layer.shared_valid), layer.own.shape[:3])
-            hidden, kv = read(layer.own, layer.own_valid, before, (kv,))
-        states.append((hidden, kv))  # keys and values come out, or XLA would drop their work
+            past = jax.tree.map(lambda x: x[nodes.start : nodes.stop], kv)
+            before = jnp.broadcast_to(sampler.count(past.valid), layer.own.shape[:3])
+            states.append(read(program.layer_slots(number), layer.own, layer.own_valid, before, (past,)))
     return states
 
 
@@ -60,13 +65,15 @@ class Ours:
     def rollout(self) -> dict:
         """One pass of the graph, readout messages on the host."""
         self.step += 1
-        questions = Questions(jnp.asarray(self.tokens)[None], jnp.ones((1, *self.tokens.shape), bool),
-                              jnp.arange(len(self.tokens), dtype=jnp.int32))
-        self.episodes = self._rollout(self.program, self.backbone, self.state.bank, questions, self.keep,
+        self.episodes = self._rollout(self.program, self.backbone, self.state.bank, self.questions(), self.keep,
                                       jax.random.fold_in(self.key, self.step))
         jax.block_until_ready(self.episodes)
         self.readout = np.asarray(self.episodes[-1].message[0])
         return {}
+
+    def questions(self) -> Questions:
+        return Questions(jnp.asarray(self.tokens)[None], jnp.ones((1, *self.tokens.shape), bool),
+                         jnp.arange(len(self.tokens), dtype=jnp.int32))
 
     def update(self) -> dict:
         rewards = jnp.asarray(score(self.readout))
@@ -94,12 +101,13 @@ class Ours:
         return {}
 
     def shares(self) -> dict:
-        """Shares of a rollout's time: prefill timed alone, host by what runs before the device is called and after it is done."""
-        jax.block_until_ready(self._prefill(self.program, self.backbone, self.state.bank, self.episodes))
+        """Shares of a rollout's time, about: prefill is timed in a program of its own, decoding is what is left of the rollout,
+        host what runs before the device is called and after it is done."""
+        jax.block_until_ready(self._prefill(self.program, self.backbone, self.state.bank, self.questions(), self.episodes))
         prefills, devices, walls = [], [], []
         for _ in range(3):
             started = time.perf_counter()
-            jax.block_until_ready(self._prefill(self.program, self.backbone, self.state.bank, self.episodes))
+            jax.block_until_ready(self._prefill(self.program, self.backbone, self.state.bank, self.questions(), self.episodes))
             prefills.append(time.perf_counter() - started)
             started = time.perf_counter()
             inner = self._rollout

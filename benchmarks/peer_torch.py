@@ -1,8 +1,10 @@
 """The peer: `transformers` and `peft`, driven node by node on the same weights, adapters, prompts and sampling rules.
 
-Its best honest way: all rows of a node in one `generate` call with a KV cache (only the last position's logits), messages passed
-on as ids, no padding anywhere, `logits_to_keep` in the update, one `LoRA` adapter per node chosen by `set_adapter`, fused Adam.
-Run by `benchmarks.compare`; the only place that imports torch.
+As its users drive it: all rows of a node in one `generate` call with a KV cache (only the last position's logits), messages
+passed on as ids, no padding anywhere, `logits_to_keep` in the update, one `LoRA` adapter per node chosen by `set_adapter`, fused
+Adam. The commands that end in `_tuned` do by hand what the libraries allow and do not do themselves: what the episodes of a
+question have in common is read once for all of them, forward and backward, and each adapter is added to the weights before its
+node writes. Run by `benchmarks.compare`; the only place that imports torch.
 """
 
 import contextlib
@@ -92,11 +94,20 @@ class Peer:
             parts.append(spread(layer["cue"]))
         return torch.cat(parts, dim=1)
 
-    def rollout(self, merging: bool = False) -> dict:
-        """One pass of the graph, node by node. Returns the shares of its time.
+    def shared_tokens(self, number: int, index: int) -> int:
+        """How many tokens of a node's prompt all episodes of a question have in common."""
+        layer = self.scene["layers"][number]
+        return len(layer["start"]) + self.questions.shape[1] + len(layer["tails"][index])
 
-        merging: each node's adapter is added to the weights before it writes and taken out again after.
-        """
+    def read_once(self, rows: torch.Tensor, count: int) -> transformers.DynamicCache:
+        """Keys and values of the first `count` tokens of all rows, each question read once and copied for its episodes."""
+        group = self.load["group"]
+        kept = self.model(input_ids=rows[::group, :count], use_cache=True, logits_to_keep=1).past_key_values
+        kept.batch_repeat_interleave(group)
+        return kept
+
+    def rollout(self, tuned: bool = False) -> dict:
+        """One pass of the graph, node by node. Returns the shares of its time."""
         self.seconds.update(prefill=0.0, decode=0.0)
         started = time.perf_counter()
         written, self.episodes = [], []
@@ -105,11 +116,13 @@ class Peer:
             for index in range(layer["width"]):
                 self.model.set_adapter(f"node{len(self.episodes)}")
                 prompt = self.prompts(number, index, written)
-                if merging:
+                if tuned:
                     self.model.merge_adapter([f"node{len(self.episodes)}"])
                 with torch.inference_mode():
-                    whole = self.generate(prompt)
-                if merging:
+                    # One token at least is left for `generate` to read.
+                    count = min(self.shared_tokens(number, index), prompt.shape[1] - 1)
+                    whole = self.generate(prompt, self.read_once(prompt, count) if tuned else None)
+                if tuned:
                     self.model.unmerge_adapter()
                 messages.append(whole[:, prompt.shape[1]:].clone())
                 self.episodes.append(torch.cat([prompt, messages[-1]], dim=1))
@@ -118,25 +131,31 @@ class Peer:
         shares = {phase: seconds / wall for phase, seconds in self.seconds.items()}
         return {"shares": {**shares, "host": 1 - sum(shares.values())}}
 
-    def rollout_merging(self) -> dict:
-        return self.rollout(merging=True)
+    def rollout_tuned(self) -> dict:
+        return self.rollout(tuned=True)
 
-    def generate(self, prompt: torch.Tensor) -> torch.Tensor:
+    def generate(self, prompt: torch.Tensor, kept: transformers.DynamicCache | None) -> torch.Tensor:
         length = self.load["message_tokens"]
         return self.model.generate(
-            input_ids=prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=length,
+            input_ids=prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=length, past_key_values=kept,
             do_sample=True, temperature=1.0, top_k=0, top_p=1.0,
             suppress_tokens=self.scene["forbidden"], eos_token_id=None, pad_token_id=0, use_cache=True)
 
-    def update(self) -> dict:
+    def update(self, tuned: bool = False) -> dict:
         """REINFORCE with the leave-one-out baseline on the last episodes: one step of every node's own Adam."""
         length, group = self.load["message_tokens"], self.load["group"]
         reward = (self.episodes[-1][:, -length:].sum(-1) % 2 == 0).float().reshape(-1, group)
         credit = (reward - (reward.sum(-1, keepdim=True) - reward) / (group - 1)).reshape(-1)
         norms = []
+        places = [(number, index) for number, layer in enumerate(self.scene["layers"]) for index in range(layer["width"])]
         for node, rows in enumerate(self.episodes):
             self.model.set_adapter(f"node{node}")
-            logits = self.model(input_ids=rows[:, :-1], logits_to_keep=length, use_cache=False).logits
+            if tuned:  # the first token of a message of layer 0 is foretold by the shared block's last one: that is read again
+                count = min(self.shared_tokens(*places[node]), rows.shape[1] - length - 1)
+                kept = self.read_once(rows, count)
+                logits = self.model(input_ids=rows[:, count:-1], past_key_values=kept, logits_to_keep=length).logits
+            else:
+                logits = self.model(input_ids=rows[:, :-1], logits_to_keep=length, use_cache=False).logits
             logits[..., self.scene["forbidden"]] = -torch.inf
             chosen = torch.nn.functional.log_softmax(logits, -1).gather(-1, rows[:, -length:, None])[..., 0]
             loss = -(chosen.sum(-1) * credit).sum() / len(rows)
@@ -146,10 +165,16 @@ class Peer:
             self.adams[node].zero_grad(set_to_none=True)
         return {"gradient_norms": norms}
 
-    def train_step(self) -> dict:
-        self.rollout()
-        self.update()
+    def update_tuned(self) -> dict:
+        return self.update(tuned=True)
+
+    def train_step(self, tuned: bool = False) -> dict:
+        self.rollout(tuned)
+        self.update(tuned)
         return {}
+
+    def train_step_tuned(self) -> dict:
+        return self.train_step(tuned=True)
 
     def load_episodes(self) -> dict:
         """Takes over the episodes that our side wrote, so that the updates of both work on the same ones."""
@@ -161,4 +186,5 @@ class Peer:
 if __name__ == "__main__":
     with contextlib.redirect_stdout(sys.stderr):
         peer = Peer(pathlib.Path(sys.argv[1]))
-    serve({name: getattr(peer, name) for name in ("rollout", "rollout_merging", "update", "train_step", "load_episodes")})
+    commands = [f"{name}{how}" for name in ("rollout", "update", "train_step") for how in ("", "_tuned")]
+    serve({name: getattr(peer, name) for name in [*commands, "load_episodes"]})

@@ -34,10 +34,11 @@ def test_our_side_runs_every_command(folder):
 
 
 def test_both_sides_do_the_same_work(folder):
-    """Live: gradient norms of every node, here and in `transformers` with `peft`, whose merged adapters come out again whole."""
+    """Live: gradient norms of every node, here and in `transformers` with `peft`, which reads every prompt whole or what a group
+    shares once; its merged adapters come out again whole."""
     pytest.importorskip("torch"), pytest.importorskip("peft")
     with sides(folder) as (ours, peer):
-        peer.ask("rollout_merging")
+        peer.ask("rollout_tuned")
         check_same_work(ours, peer)
 
 
