@@ -26,8 +26,8 @@ def prefill(program, backbone, bank, questions, episodes):
     """Reads every prompt of the episodes as `rollout` does, all shared blocks first, and writes nothing."""
     whole = merge(backbone, bank, program.lora_scale) if program.merge else bank
 
-    def read(slots, tokens, valid, start, past):
-        return sampler.prefill(backbone, take_slots(whole, slots), program.lora_scale, program.microbatch, tokens, valid, start, past)
+    def read(slots, *block):
+        return sampler.prefill(backbone, take_slots(whole, slots), program.lora_scale, program.microbatch, *block)
 
     shared = shared_blocks(program, questions)
     hidden, kv = read(program.slots, *shared, jnp.zeros(shared[0].shape[:3], jnp.int32), ())
