@@ -1,5 +1,6 @@
 """What a run writes down: a kill loses no more than the last line, and a resumed run writes nothing twice."""
 
+import contextlib
 import json
 import shutil
 from types import SimpleNamespace
@@ -9,8 +10,8 @@ import pytest
 
 from neuromas_jax.rl import Objective
 from neuromas_jax.tasks import Verdict
-from neuromas_jax.train import checkpoint
-from neuromas_jax.train.loop import cut_episodes, train, write_episodes
+from neuromas_jax.train import checkpoint, metrics
+from neuromas_jax.train.loop import Window, cut_episodes, train, write_episodes
 from neuromas_jax.train.metrics import Metrics, cut_log, read_log, read_metrics
 from tests.test_bad_input import compiled  # noqa: F401  (a tiny run whose programs are compiled once)
 from tests.tiny import tokenizer
@@ -95,3 +96,21 @@ def test_a_run_killed_while_it_wrote_goes_on_and_writes_nothing_twice(compiled, 
     train(compiled, tmp_path, 0, 2)
     assert [record["step"] for record in read_metrics(tmp_path)] == [1, 2]
     assert (tmp_path / "episodes.txt").read_text() == whole
+
+
+@pytest.mark.parametrize("step", [0, 60])
+def test_a_resumed_run_hides_the_events_after_its_checkpoint_and_no_others(tmp_path, monkeypatch, step):
+    """TensorBoard hides what has a step of `purge_step` or more; the record of the checkpoint's own step is not written again."""
+    asked = {}
+    monkeypatch.setattr(metrics, "SummaryWriter", lambda folder, **options: asked.update(options) or contextlib.nullcontext())
+    Metrics(tmp_path, step, 90, "train")
+    assert asked["purge_step"] == step + 1
+
+
+def test_a_window_tells_of_how_many_steps_its_means_are():
+    window = Window()
+    layer = SimpleNamespace(live=np.ones((1, 2, 2, 3), bool))
+    for rewards in ([[1, 0], [0, 0]], [[1, 1], [0, 0]]):
+        window.add((layer,), np.asarray(rewards, np.float32), 0.5, 1)
+    assert window.take() == {"reward": 3 / 8, "tokens_per_second": 24.0, "seconds": 1.0, "skipped_questions": 2, "steps": 2}
+    assert (window.steps, window.rows, window.tokens) == (0, 0, 0)
