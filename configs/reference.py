@@ -31,7 +31,7 @@ def get_config():
     config.graph = dict(topology="4-2-1", reads="previous", slots="per_node")
     config.adapters = dict(rank=4, scale=2.0)
     config.rollout = dict(questions=32, group=8)
-    config.sweep = dict(learning_rates=(5e-4, 1e-3, 2e-3), seed=100)
+    config.sweep = dict(learning_rates=(2.5e-4, 5e-4, 1e-3, 2e-3), seed=100)
     config.training = dict(steps=150, evaluate_every=30, checkpoint_every=75)
     config.test_questions = 256
     config.workers = 2
