@@ -4,9 +4,12 @@ Every key is a field of a dataclass below; any other key raises, with the allowe
 Values are checked against the fields' annotations; a list will do for a tuple. See `configs/quickstart.py`.
 """
 
+import ast
+import contextlib
 import dataclasses
 import difflib
 import math
+import re
 import types
 import typing
 from collections.abc import Mapping
@@ -23,7 +26,7 @@ ELSEWHERE = {  # fields that the package sets itself, and the key that decides t
     "prompt.tokens_per_fact": "families.<name>.tokens_per_fact",
 }
 OPTIONS = {  # of tasks, which check the rest themselves
-    "depths": tuple[int, ...], "weights": tuple[float, ...], "held_out_depth": int, "path": str, "file": str,
+    "depths": tuple[int, ...], "weights": tuple[float, ...], "held_out_depth": int, "path": str, "file": str, "name": str,
     "number": bool, "evaluation_only": bool, "uneven": bool, "far": float,
 }
 EXAMPLES = {
@@ -212,6 +215,10 @@ def _value(value, hint, place: str):
             raise ValueError(f"config key {place!r} has the key {wrong[0]!r}; it must be a text, such as {str(wrong[0])!r}")
         return {key: _value(entry, typing.get_args(hint)[1], f"{place}.{key}") for key, entry in value.items()}
     value = _without_lists(value)
+    if isinstance(value, str) and value.startswith("("):  # a flag of a key that may be a text or a tuple comes as text
+        with contextlib.suppress(ValueError, SyntaxError):
+            written = _without_lists(ast.literal_eval(value))
+            value = written if _fits(written, hint) else value
     if not _fits(value, hint):
         # A lone entry where several may stand is the likeliest slip.
         alone = typing.get_origin(hint) is tuple and _fits(value, typing.get_args(hint)[0])
@@ -301,6 +308,9 @@ def _check(config: Config) -> None:
         if value is not None and min(value if isinstance(value, tuple) else (value,), default=low) < low:
             raise ValueError(f"config key {name!r} is {value}; it must be {low} or more")
     for name, family in families:
+        if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*", name):
+            raise ValueError(f"config key 'families' has the key {name!r}, which names folders and pictures; "
+                             "write it in letters, digits and _ . -")
         shortest = min(family.message_tokens) if isinstance(family.message_tokens, tuple) else family.message_tokens
         if family.tokens_per_fact > shortest:
             raise ValueError(f"config key 'families.{name}.tokens_per_fact' is {family.tokens_per_fact} and a message has "
@@ -320,6 +330,12 @@ def _check(config: Config) -> None:
         raise ValueError(f"config key 'rollout.too_long' is {config.rollout.too_long!r}; allowed are {', '.join(TOO_LONG)}")
     if not config.seeds or len(set(config.seeds)) != len(config.seeds):
         raise ValueError(f"config key 'seeds' is {config.seeds}; give one or more different seeds")
+    for name, seed in (*(("seeds", seed) for seed in config.seeds), ("sweep.seed", config.sweep.seed)):
+        if not 0 <= seed < 2**32:
+            raise ValueError(f"config key {name!r} holds {seed}; a seed is 0 or more and below 2**32")
+    rates = config.sweep.learning_rates
+    if len(set(rates)) != len(rates):
+        raise ValueError(f"config key 'sweep.learning_rates' is {rates}; give each rate once")
     if config.sweep.learning_rates and config.sweep.seed in config.seeds:
         raise ValueError(f"config key 'sweep.seed' is {config.sweep.seed}, which is also reported; "
                          f"choose a seed outside {config.seeds}")

@@ -6,9 +6,11 @@ Running the same command again goes on where it stopped.
 """
 
 import contextlib
+import ctypes
 import dataclasses
 from pathlib import Path
 import os
+import signal
 import sys
 import traceback
 
@@ -34,7 +36,8 @@ def parse_flags(arguments):
               file=sys.stderr)
         sys.exit(2)
     except (AttributeError, KeyError) as error:
-        if any(frame.name == "get_config" for frame in traceback.extract_tb(error.__traceback__)):
+        files = {os.path.basename(frame.filename) for frame in traceback.extract_tb(error.__traceback__)}
+        if any(os.path.basename(word.split("=")[-1]) in files for word in arguments if word.endswith(".py")):
             raise  # a mistake in the file itself: its lines say more
         print(f"error: a --config.section.key flag names the section {error}, which the config file does not set; "
               "set it there first, such as config.objective = dict(credit='grpo')", file=sys.stderr)
@@ -77,6 +80,12 @@ def share_machine(config, worker: int):
     return dataclasses.replace(config, workers=1), []
 
 
+def end_with_parent() -> None:
+    """A worker ends when the process that started it does, even by `kill -9`; on Linux alone."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+
+
 def main(arguments):
     from neuromas_jax.config import parse
     from neuromas_jax.experiments.run import check, run_experiment, run_workers
@@ -86,8 +95,10 @@ def main(arguments):
     if _CACHE.value:
         jax.config.update("jax_compilation_cache_dir", os.path.expanduser(_CACHE.value))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
-    workdir = Path(_WORKDIR.value)
+    workdir = Path(_WORKDIR.value).expanduser()
     try:
+        if not _WORKDIR.value:
+            raise ValueError("--workdir is empty; name a folder, such as runs/mine")
         config, cores = share_machine(parse(_CONFIG.value), _WORKER.value)
         backend()  # an error before anything else, where it cannot start
         if _WORKER.value == 0:
@@ -98,13 +109,17 @@ def main(arguments):
     logging.info("jax %s on %s", jax.__version__, jax.devices())
     try:
         if _WORKER.value:
+            end_with_parent()
             run_experiment(config, workdir, _WORKER.value)
             return
         print(run_workers(config, workdir, sys.argv[1:], cores))
-    except (ValueError, FloatingPointError, RuntimeError) as error:
+    except (ValueError, FloatingPointError, RuntimeError, OSError) as error:
         logging.exception("stopped")
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from the last checkpoints", file=sys.stderr)
+        sys.exit(130)
 
 
 if __name__ == "__main__":

@@ -91,7 +91,7 @@ def run(tmp_path, monkeypatch, capsys):
     ("--config.methods=('solo',)", "unknown method 'solo'; allowed are graph"),
     ("--config.rollout.group=1", "group is 1; set it to 2 or more"),
     ("--config.rollout.microbatch=3", "microbatch 3 does not divide a batch of"),
-    ("--config.backbone=nowhere", "nowhere.*missing; a tokenizer folder holds"),
+    ("--config.backbone=nowhere", "nowhere.*missing: a tokenizer folder holds"),
     ("--config.families.listops.task=sums", "unknown task 'sums'; allowed: listops"),
     ("--config.families.listops.buckets=(2,)",
      "question 0 has [0-9]+ tokens and the largest bucket is 2.*add a larger bucket, or set rollout.too_long='skip'"),
@@ -222,7 +222,7 @@ def test_a_workdir_that_holds_what_another_config_trained(run, tmp_path, done, m
     ("train", 1, dict(backbone="0badcafe"), "was made with another backbone: it has '0badcafe', this run has .*give another"),
     ("sweep", 1, dict(seed=7), "was made with another config: .*'seed': 7.*'seed': 100.*give another --workdir, or the config"),
     ("train", 9, {}, "was trained for 9 steps, this config asks for 1; give another --workdir, or as many steps"),
-    ("train", 1, None, "cannot be read .*remove that folder to go on from an older one"),
+    ("train", 1, None, "cannot be read .*remove that folder to start again"),
 ])
 def test_a_workdir_whose_unfinished_training_cannot_go_on(run, tmp_path, stage, step, changes, message):
     found, sweep = {}, "    config.sweep = dict(learning_rates=(2e-3,), steps=1)\n"

@@ -124,6 +124,9 @@ def test_a_learning_rate_holds_for_the_method_that_trains():
     (dict(seeds=(1, 1)), "'seeds' is .*different seeds"),
     (dict(sweep=dict(learning_rates=(1e-3,), seed=0)), "'sweep.seed' is 0, which is also reported"),
     (dict(families={}), "name at least one family"),
+    (dict(families={"../x": dict(task="listops")}), "'families' has the key '../x', which names folders and pictures"),
+    (dict(seeds=(2**32,)), "'seeds' holds 4294967296; a seed is 0 or more and below"),
+    (dict(sweep=dict(learning_rates=(1e-3, 1e-3))), "'sweep.learning_rates' is .*give each rate once"),
     (dict(order=("boolean",)), "config.order is .*name each of the families listops once"),
     (dict(prompt=dict(tag="<node> {role}")),
      "config key 'prompt.tag' is '<node> {role}' with the placeholder {role}; allowed here: {layer}, {index}"),
@@ -155,6 +158,14 @@ def test_mistakes_are_named(changes, message):
 def test_keys_that_would_not_be_used_are_named(changes, message):
     with pytest.raises(ValueError, match=message):
         parse({**small(), **changes})
+
+
+def test_a_tuple_that_a_flag_brings_as_text_is_read():
+    """A flag has the type of the value that it replaces: `--config.graph.slots=(0,0,1)` over "per_node" comes as text."""
+    found = parse({**small(), "graph": dict(slots="(0,0,1)", topology="2-1", reads="((), (0,))")}).graph
+    assert found.slots == (0, 0, 1) and found.reads == ((), (0,))
+    with pytest.raises(ValueError, match="'seeds' is '.0,'; it must be a tuple"):
+        parse({**small(), "seeds": "(0,"})
 
 
 def test_there_are_configs():

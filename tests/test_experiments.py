@@ -130,6 +130,25 @@ def test_publishing_over_other_files_is_refused(again, tmp_path):
     assert (tmp_path / "package/train/loop.py").exists()
 
 
+def test_publishing_over_a_workdir_or_beside_notes_loses_nothing(again, tmp_path):
+    (tmp_path / "work/train/listops/graph_seed0").mkdir(parents=True, exist_ok=True)
+    (tmp_path / "work/train/listops/graph_seed0/lock").touch()
+    with pytest.raises(ValueError, match="work is the workdir of an experiment, whose checkpoints would be lost"):
+        publish(again, tmp_path / "work")
+    (tmp_path / "published/notes.md").write_text("mine")
+    (tmp_path / "published/report.md").write_text("old")
+    publish(again, tmp_path / "published")
+    assert (tmp_path / "published/notes.md").exists() and not (tmp_path / "published/report.md").exists()
+
+
+@pytest.mark.parametrize("stage", ["train/listops/graph_seed0", "sweep/listops/graph_seed100_lr0.001", "evaluation/listops/graph_seed0"])
+@pytest.mark.parametrize("text", ["", '{"steps": 1', "[]", '{"steps": "2"}'])
+def test_a_damaged_record_is_named_before_anything_is_done(again, stage, text):
+    (again / stage / "done.json").write_text(text)
+    with pytest.raises(ValueError, match=f"{stage}/done.json is damaged .*; remove it to do that part of the experiment again"):
+        experiment.check(CONFIG, again)
+
+
 def test_more_votes_are_evaluated_again(laboratory, tmp_path):
     """The adapters of the one call are the same; how many votes are counted comes from the graph beside it."""
     def wide(topology):

@@ -146,6 +146,22 @@ def test_jsonl_splits(tmp_path, ending):
         task.generate("held_out", 0)
 
 
+def test_a_repeated_question_counts_once_and_two_answers_are_an_error(tmp_path, caplog):
+    rows = [{"question": f"q{number % 20}", "answer": f"{number % 5}"} for number in range(60)]
+    path = tmp_path / "mine.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert len(jsonl(path, evaluation_only=True).questions("test")) == 20
+    assert "40 lines repeat a question with its answer and are left out" in caplog.text
+    path.write_text(path.read_text() + json.dumps({"question": "q3", "answer": "9"}) + "\n")
+    with pytest.raises(ValueError, match="line 61: this question has the answer '9', and '3' in .*line 4; keep one"):
+        jsonl(path)
+
+
+def test_a_name_is_an_option_of_a_file(tmp_path):
+    (tmp_path / "mine.jsonl").write_text(GOOD)
+    assert make_task("jsonl", path=tmp_path / "mine.jsonl", name="other").name == "other"
+
+
 GOOD = '{"question": "q", "answer": "a"}'
 
 

@@ -60,9 +60,17 @@ def train_cells(config: Config, workdir: Path, family: str) -> list[Cell]:
 
 
 def read_done(folder: Path) -> dict | None:
-    """What a finished cell left, or None."""
+    """What a finished cell left, or None. Raises ValueError naming a file that is damaged."""
     path = folder / "done.json"
-    return json.loads(path.read_text()) if path.exists() else None
+    if not path.exists():
+        return None
+    try:
+        done = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(done, dict) or not done or not isinstance(done.get("steps", 0), int):
+            raise ValueError(f"it holds {str(done)[:60]}")
+    except (ValueError, OSError) as error:
+        raise ValueError(f"{path} is damaged ({error}); remove it to do that part of the experiment again") from error
+    return done
 
 
 def write_done(folder: Path, record: dict) -> None:

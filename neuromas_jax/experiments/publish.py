@@ -15,7 +15,13 @@ import shutil
 import sys
 
 RIVALS_FOR = ("boolean",)  # seed 0
+PICTURES = ("results", "curves", "labels", "graph")
 STAGES = ("sweep", "train", "evaluation")
+
+
+def report_files(folder: Path) -> list[Path]:
+    """The report and its pictures, and nothing else that may lie beside them."""
+    return [path for pattern in ("report.md", *(f"{kind}_*.png" for kind in PICTURES)) for path in sorted(folder.glob(pattern))]
 
 
 def publish(workdir: Path, target: Path) -> list[Path]:
@@ -30,12 +36,15 @@ def publish(workdir: Path, target: Path) -> list[Path]:
     if target.exists() and any(target.iterdir()) and not (target / "results.jsonl").exists():
         raise ValueError(f"{target} holds other files and no results.jsonl, so nothing was published there before; "
                          "give an empty folder or a new one")
+    if any(target.glob("*/*/*/lock")):
+        raise ValueError(f"{target} is the workdir of an experiment, whose checkpoints would be lost; "
+                         "give an empty folder or a new one")
     for stage in STAGES:
         shutil.rmtree(target / stage, ignore_errors=True)
-    for old in (*target.glob("*.md"), *target.glob("*.png")):
+    for old in report_files(target):
         old.unlink()
     target.mkdir(parents=True, exist_ok=True)
-    chosen = [workdir / "results.jsonl", *workdir.glob("*.md"), *workdir.glob("*.png")]
+    chosen = [workdir / "results.jsonl", *report_files(workdir)]
     chosen += [path for stage in STAGES for path in sorted(workdir.glob(f"{stage}/*/*/done.json"))]
     chosen += sorted(workdir.glob("train/*/*/metrics.jsonl"))  # the report of an experiment that goes on draws them again
     chosen += sorted(workdir.glob("train/*/graph_seed*/episodes.txt"))

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 import dataclasses
+import itertools
 import os
 from pathlib import Path
 import resource
@@ -70,6 +71,8 @@ def check(config: Config, workdir: Path) -> None:
         check_questions(config, family, runs)
         if not config.families[family].adapters:
             check_cells(config, workdir, family)
+        for method, seed in itertools.product(config.methods, config.seeds):
+            read_done(evaluation_folder(workdir, family, method, seed))
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         probe = workdir / ".writable"
@@ -303,6 +306,10 @@ class Evaluation:
         return done["records"] if holds and all(one["calls"] == self.run.method.calls for one in done["records"]) else None
 
 
+def evaluation_folder(workdir: Path, family: str, method: str, seed: int) -> Path:
+    return workdir / "evaluation" / family / f"{method}_seed{seed}"
+
+
 def plan_evaluation(config: Config, workdir: Path, family: str, method: str, seed: int) -> Evaluation | None:
     """None while the adapters are not trained yet."""
     run, source, trained = make_run(config, family, method), None, {}
@@ -313,7 +320,7 @@ def plan_evaluation(config: Config, workdir: Path, family: str, method: str, see
             return None
     belongs = {"made_with": identity(run, seed), "adapters": trained.get("adapters"), "test_questions": config.test_questions,
                "files": list(config.families[family].files)}
-    return Evaluation(run, workdir / "evaluation" / family / f"{method}_seed{seed}", source,
+    return Evaluation(run, evaluation_folder(workdir, family, method, seed), source,
                       trained.get("learning_rate"), belongs)
 
 

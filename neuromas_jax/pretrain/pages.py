@@ -97,7 +97,14 @@ def count(question: Question, message: str, inbox: list[str], view: str) -> dict
 
 
 def main(arguments):
-    config = parse(_CONFIG.value)
+    try:
+        config = parse(_CONFIG.value)
+        unknown = set(arguments[1:]) - set(config.families)
+        if unknown:
+            raise ValueError(f"the config has no family {min(unknown)!r}; "
+                             f"its families are {', '.join(config.families)}")
+    except (ValueError, OSError) as error:
+        raise app.UsageError(str(error)) from error
     print("| family | method | whole facts, % | facts a message | in reach, % | of these right, % |")
     print("| --- | --- | --- | --- | --- | --- |")
     for family in arguments[1:] or config.families:

@@ -24,7 +24,7 @@ FILES = {"bbh": bbh_task, "jsonl": jsonl}
 __all__ = ["FAMILIES", "FILES", "Fact", "FileTask", "Question", "Task", "Verdict", "bbh", "bbh_task", "jsonl", "make_task"]
 
 
-def make_task(name: str, **options) -> Task | FileTask:
+def make_task(name: str, /, **options) -> Task | FileTask:
     """A family by name (`depths`, `weights`, `held_out_depth`), or `bbh` (`file`) or `jsonl` (`path`, ...).
 
     depths without weights are drawn alike often. Raises ValueError on unknown names and options.

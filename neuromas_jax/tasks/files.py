@@ -8,6 +8,8 @@ import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from absl import logging
+
 from neuromas_jax.tasks import arithmetic, boolean, navigate, splits
 from neuromas_jax.tasks.types import Question, Task
 from neuromas_jax.tasks.verify import Verdict, extract, number, verify_number, verify_text
@@ -108,17 +110,29 @@ def jsonl(path, name: str | None = None, number: bool = False, evaluation_only: 
 
     number: compare answers as exact numbers. evaluation_only: every row is in split `test`; otherwise rows are dealt
     to train, validation and test by a hash of the question. Raises ValueError, with file and line, on anything else
-    than such rows, FileNotFoundError where there is no file.
+    than such rows, or a question with two answers; FileNotFoundError where there is no file. A row that stands there
+    before is left out.
     """
     path = Path(path)
     dealt = {split: [] for split in FILE_SPLITS}
+    first: dict[str, tuple[str, str]] = {}  # question -> where it first stands, its answer
+    repeated = 0
     for where, row in _read_rows(path):
         question = _question(where, row, number)
+        before, answer = first.setdefault(question.text, (where, question.answer))
+        if answer != question.answer:
+            raise ValueError(f"{where}: this question has the answer {question.answer[:80]!r}, and {answer[:80]!r} in {before}; "
+                             "keep one of the two lines")
+        if before != where:
+            repeated += 1
+            continue
         if not evaluation_only and splits.is_evaluation_row(question.text):
             raise ValueError(f"{where}: this question is a row of a packaged BBH file, which must not be trained on; "
                              "remove it or set evaluation_only=True")
         split = "test" if evaluation_only else splits.split_of(question.text)
         dealt[split].append(replace(question, index=len(dealt[split])))
+    if repeated:
+        logging.warning("%s: %d lines repeat a question with its answer and are left out", path, repeated)
     if not any(dealt.values()):
         raise ValueError(f"{path} has no questions; give one JSON object a line with `question` and `answer`")
     answers = {question.answer for rows in dealt.values() for question in rows}
@@ -168,5 +182,5 @@ def _read_rows(path):
                 except (ValueError, RecursionError) as error:
                     raise ValueError(f"{where}: not valid JSON in UTF-8 ({error}); repair or remove the line") from error
                 yield where, row
-    except (EOFError, gzip.BadGzipFile) as error:
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise ValueError(f"{path}: broken gzip file after line {line} ({error}); copy it again") from error

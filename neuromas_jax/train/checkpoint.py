@@ -3,11 +3,13 @@
 Orbax stays in here.
 """
 
+import contextlib
 import json
 from pathlib import Path
 import re
 import shutil
 
+from absl import logging
 import jax
 from orbax.checkpoint import v1 as ocp
 
@@ -25,7 +27,8 @@ def fingerprint(description: dict) -> str:
 
 def save(folder: Path, step: int, state, description: dict) -> None:
     """Writes `step_000050`; it appears whole or not at all. Older ones than the last `KEEP` go."""
-    ocp.save(folder.resolve() / f"step_{step:06d}", state, custom_metadata=description, overwrite=True)
+    with quiet():
+        ocp.save(folder.resolve() / f"step_{step:06d}", state, custom_metadata=description, overwrite=True)
     for old in steps(folder)[:-KEEP]:
         shutil.rmtree(folder / f"step_{old:06d}")
 
@@ -44,8 +47,7 @@ def describe(folder: Path, step: int) -> dict:
     try:
         return ocp.metadata(path.resolve()).custom_metadata
     except Exception as error:  # Orbax raises whatever its file readers raise
-        raise CheckpointError(f"checkpoint {path} cannot be read ({error}); "
-                              "remove that folder to go on from an older one") from error
+        raise CheckpointError(f"checkpoint {path} cannot be read ({error}); {remedy(folder)}") from error
 
 
 def newest(folder: Path, description: dict, most: int) -> int | None:
@@ -65,8 +67,7 @@ def newest(folder: Path, description: dict, most: int) -> int | None:
     step, path = found[-1], folder / f"step_{found[-1]:06d}"
     stored = describe(folder, step)
     if not stored or set(description) - set(stored):
-        raise CheckpointError(f"checkpoint {path} does not say what it belongs to, so it is damaged; "
-                              "remove that folder to go on from an older one")
+        raise CheckpointError(f"checkpoint {path} does not say what it belongs to, so it is damaged; {remedy(folder)}")
     for name, value in description.items():
         if fingerprint({name: value}) != fingerprint({name: stored.get(name)}):
             raise CheckpointError(
@@ -94,6 +95,24 @@ def restore(folder: Path, like, description: dict, most: int):
     path = folder / f"step_{step:06d}"
     abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like)
     try:
-        return step, ocp.load(path.resolve(), abstract)
+        with quiet():
+            return step, ocp.load(path.resolve(), abstract)
     except Exception as error:
-        raise CheckpointError(f"checkpoint {path} is damaged ({error}); remove that folder to go on from an older one") from error
+        first = str(error).strip().split("\n")[0][:200]  # Orbax goes on with pages of array specifications
+        raise CheckpointError(f"checkpoint {path} is damaged ({first}); {remedy(folder)}") from error
+
+
+def remedy(folder: Path) -> str:
+    """What to do where the newest checkpoint is of no use."""
+    return f"remove that folder to {'go on from an older one' if len(steps(folder)) > 1 else 'start again'}"
+
+
+@contextlib.contextmanager
+def quiet():
+    """Orbax logs some thirty lines a checkpoint, into the progress bar."""
+    before = logging.get_verbosity()
+    logging.set_verbosity(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)

@@ -59,7 +59,10 @@ def read_log(path: Path) -> list[dict]:
     records, lines = [], path.read_bytes().splitlines()
     for number, line in enumerate(lines, 1):
         try:
-            records.append(json.loads(line))
+            record = json.loads(line)
+            if not isinstance(record, dict) or not isinstance(record.get("step"), int):
+                raise ValueError("no object with a step")
+            records.append(record)
         except ValueError as error:
             if number < len(lines):
                 raise ValueError(f"{path}, line {number}: {line[:80]!r} is not a JSON record ({error}); "
