@@ -141,7 +141,8 @@ def test_publishing_over_a_workdir_or_beside_notes_loses_nothing(again, tmp_path
     assert (tmp_path / "published/notes.md").exists() and not (tmp_path / "published/report.md").exists()
 
 
-@pytest.mark.parametrize("stage", ["train/listops/graph_seed0", "sweep/listops/graph_seed100_lr0.001", "evaluation/listops/graph_seed0"])
+@pytest.mark.parametrize(
+    "stage", ["train/listops/graph_seed0", "sweep/listops/graph_seed100_lr0.001", "evaluation/listops/graph_seed0"])
 @pytest.mark.parametrize("text", ["", '{"steps": 1', "[]", '{"steps": "2"}'])
 def test_a_damaged_record_is_named_before_anything_is_done(again, stage, text):
     (again / stage / "done.json").write_text(text)

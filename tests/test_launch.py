@@ -4,6 +4,7 @@ import contextlib
 import os
 from pathlib import Path
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -106,8 +107,16 @@ def test_a_config_that_is_not_there(tmp_path):
     assert "error: the config cannot be read: " in ended.stderr and "typo.py" in ended.stderr
 
 
+def test_a_mistake_in_the_config_file_is_shown_where_it_stands(tmp_path):
+    (tmp_path / "mine.py").write_text("import os\n\nDATA = os.environ['MY_DATA_DIR']\n")
+    ended = subprocess.run([sys.executable, "-m", "neuromas_jax.main", f"--config={tmp_path / 'mine.py'}"],
+                           cwd=ROOT, capture_output=True, text=True, timeout=300, env={**os.environ, "JAX_PLATFORMS": "cpu"})
+    assert ended.returncode and "names the section" not in ended.stderr and "mine.py\", line 3" in ended.stderr
+
+
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")
-def test_a_run_that_is_told_to_stop_takes_its_workers_along(tmp_path):
+@pytest.mark.parametrize("how, code", [(signal.SIGTERM, 143), (signal.SIGKILL, -signal.SIGKILL)])
+def test_a_run_that_is_stopped_takes_its_workers_along(tmp_path, how, code):
     experiment = tmp_path / "mine.py"
     experiment.write_text(
         "import ml_collections\n\n\ndef get_config():\n    return ml_collections.ConfigDict(dict(\n"
@@ -131,8 +140,8 @@ def test_a_run_that_is_told_to_stop_takes_its_workers_along(tmp_path):
 
     with subprocess.Popen(command, cwd=ROOT, env={**os.environ, "JAX_PLATFORMS": "cpu"}, stderr=subprocess.DEVNULL) as process:
         wait(lambda: process.poll() is not None or workers() and len(list((tmp_path / "work").glob("train/listops/*/lock"))) >= 2)
-        process.terminate()
-        assert process.wait(240) == 143
+        process.send_signal(how)
+        assert process.wait(240) == code
     wait(lambda: not workers())
 
 
