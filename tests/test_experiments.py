@@ -18,10 +18,13 @@ TINY = dict(options=dict(depths=(1,), weights=(1.0,), held_out_depth=2), buckets
 
 
 def configure(**changes):
-    return parse({**dict(
+    values = dict(
         families=dict(listops=TINY, boolean={**TINY, "options": dict(depths=(4,), weights=(1.0,), held_out_depth=5)}),
         graph=dict(topology="2-1"), rollout=dict(questions=2, group=2), test_questions=2,
-        training=dict(steps=1, validation_questions=2)), **changes})
+        training=dict(steps=1, validation_questions=2)) | changes
+    if all("adapters" in family for family in values["families"].values()):
+        del values["training"]  # it would not be used
+    return parse(values)
 
 
 def shared(first, second):

@@ -309,7 +309,7 @@ def test_options_are_checked():
     ]
     for options, message in bad:
         with pytest.raises(ValueError, match=re.escape(message)):
-            make_task(**options)
+            make_task(options.pop("name"), **options)
     calls = [
         (("dev", 0), "unknown split 'dev'; allowed: train"), (("train", -1), "index -1"), (("train", 1.5), "index 1.5"),
         (("train", 0, 4), "depth 4 is held out"), (("train", 0, 7), "depth 7 is not allowed"),

@@ -103,12 +103,13 @@ def test_a_file_is_trained_on_and_evaluated_through_the_config(tmp_path):
     path.write_text("".join(json.dumps({"question": text, "answer": answer}) + "\n" for text, answer in rows.items()))
     values = dict(
         families=dict(mine=dict(task="jsonl", options=dict(path=str(path)), buckets=(48,))),
-        methods=("single_equal_parameters",), rollout=dict(questions=2, group=2),
-        training=dict(steps=1, validation_questions=2))
+        methods=("single_equal_parameters",), rollout=dict(questions=2, group=2))
     trained = {}
-    for name, changes in (("trained", {}), ("whole", dict(
-            options=dict(path=str(path), evaluation_only=True), adapters=str(tmp_path / "trained" / "train" / "mine")))):
-        config = parse({**values, "families": dict(mine={**values["families"]["mine"], **changes})})
+    for name, more, changes in (
+            ("trained", dict(training=dict(steps=1, validation_questions=2)), {}),
+            ("whole", {}, dict(options=dict(path=str(path), evaluation_only=True),
+                               adapters=str(tmp_path / "trained" / "train" / "mine")))):
+        config = parse({**values, **more, "families": dict(mine={**values["families"]["mine"], **changes})})
         check(config, tmp_path / name)
         run_experiment(config, tmp_path / name)
         trained[name], = collect(config, tmp_path / name)
