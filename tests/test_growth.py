@@ -1,0 +1,80 @@
+"""Edits of graphs: what is carried, what is new, and who reads whom."""
+
+import hypothesis.strategies as st
+from hypothesis import given, settings
+import pytest
+
+from neuromas_jax.graph import text_graph
+from neuromas_jax.graph.growth import Deepen, Double, Rewire, Widen, edit, plan
+
+
+def test_widening_appends_nodes_that_all_readers_hear():
+    grown = edit(text_graph("2-1"), Widen(0, 2))
+    assert str(grown.graph) == "4-1" and grown.origin == (0, 1, None, None, 2) and grown.like == (0, 1, 0, 1, 2)
+    masked = edit(text_graph("2-2-1", edges=(None, ((1, 0), (0, 1)), None)), Widen(0))
+    assert masked.graph.layers[1].edges == ((True, False, True), (False, True, True)) and masked.new == (2,)
+
+
+def test_a_layer_between_takes_the_place_of_what_was_read_or_stands_beside_it():
+    beside = edit(text_graph("2-1"), Deepen(1, 2))
+    assert [layer.reads for layer in beside.graph.layers] == [(), (0,), (0, 1)] and beside.origin == (0, 1, None, None, 2)
+    instead = edit(text_graph("2-1"), Deepen(1, 2, bypass=False))
+    assert [layer.reads for layer in instead.graph.layers] == [(), (0,), (1,)]
+
+
+def test_a_layer_in_front_is_read_by_the_first():
+    grown = edit(text_graph("2-1", message_tokens=(4, 2)), Deepen(0, 3))
+    assert str(grown.graph) == "3-2-1" and [layer.reads for layer in grown.graph.layers] == [(), (0,), (1,)]
+    assert grown.origin == (None, None, None, 0, 1, 2) and grown.like == (0, 1, 0, 0, 1, 2)
+    assert [layer.message_tokens for layer in grown.graph.layers] == [4, 4, 2]
+
+
+def test_edits_count_layers_as_the_one_before_left_them():
+    grown = edit(text_graph("1"), Deepen(0, 2), Widen(0, 2), Deepen(1, 2, bypass=False))
+    assert str(grown.graph) == "4-2-1" and grown.origin == (*[None] * 6, 0) and grown.graph == text_graph("4-2-1")
+
+
+def test_doubling_keeps_the_copies_apart():
+    grown = edit(text_graph("2-1"), Double())
+    assert str(grown.graph) == "4-2-1"
+    assert grown.graph.layers[1].edges == ((True, True, False, False), (False, False, True, True))
+    assert grown.like == (0, 1, 0, 1, 2, 2, 2) and grown.origin == (0, 1, None, None, 2, None, None)
+    assert str(edit(grown.graph, Double()).graph) == "8-4-2-1"
+
+
+@pytest.mark.parametrize("one, message", [
+    (Widen(1), "widening layer 1 of 2-1; allowed are 0 to 0"), (Widen(0, 0), "widening layer 0 of 2-1 by 0; give 1 or more"),
+    (Deepen(2), "a new layer at 2 of 2-1; allowed are 0 to 1"), (Rewire(5, (0,)), "rewiring layer 5 of 2-1; allowed are 0 to 1"),
+])
+def test_edits_that_cannot_be_are_named(one, message):
+    with pytest.raises(ValueError, match=message):
+        edit(text_graph("2-1"), one)
+
+
+widths = st.lists(st.integers(1, 4), min_size=0, max_size=3)
+
+
+@settings(max_examples=100, deadline=None)
+@given(widths, widths, st.sampled_from(["input", "output"]), st.sampled_from(["previous", "all"]), st.data())
+def test_a_plan_leads_to_its_target(small, more, align, reads, data):
+    """Every old node is carried into the layer that takes its layer's place, in order; all other nodes are new."""
+    wider = [width + data.draw(st.integers(0, 3)) for width in small]
+    target = wider + more if align == "input" else more + wider
+    start, end = (text_graph("-".join(map(str, [*layers, 1])), 4, reads) for layers in (small, target))
+    grown = edit(start, *plan(start, end, align))
+    assert grown.graph == end
+    assert [node for node in grown.origin if node is not None] == list(range(start.size))
+    offset = 0 if align == "input" else len(more)
+    for node, old in enumerate(grown.origin):
+        if old is not None and old < start.size - 1:
+            assert end.place(node)[0] == start.place(old)[0] + offset and end.place(node)[1] == start.place(old)[1]
+    assert grown.origin[-1] == start.size - 1
+
+
+def test_plans_that_shrink_are_refused():
+    with pytest.raises(ValueError, match="a graph grows, it does not shrink"):
+        plan(text_graph("4-2-1"), text_graph("2-1"))
+    with pytest.raises(ValueError, match="layer 0 of 1-1 has width 1.*has 2; give it 2 nodes or more"):
+        plan(text_graph("2-1"), text_graph("1-1"))
+    with pytest.raises(ValueError, match="message_tokens 4, and the layer of 2-1 that takes its place has 2"):
+        plan(text_graph("2-1", 2), text_graph("4-1", 4))
