@@ -1,11 +1,20 @@
 """Edits of graphs: what is carried, what is new, and who reads whom."""
 
-import hypothesis.strategies as st
 from hypothesis import given, settings
+import hypothesis.strategies as st
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
-from neuromas_jax.graph import text_graph
+from neuromas_jax.backbone.adapters import init_bank
+from neuromas_jax.graph import node_slots, text_graph
 from neuromas_jax.graph.growth import Deepen, Double, Rewire, Widen, edit, plan
+from neuromas_jax.rl import Optimizer, init_learner
+from neuromas_jax.rl.growth import NewSlots, grow_learner, slot_origins
+from tests.tiny import tiny_config
+
+OPTIMIZER = Optimizer()
 
 
 def test_widening_appends_nodes_that_all_readers_hear():
@@ -78,3 +87,68 @@ def test_plans_that_shrink_are_refused():
         plan(text_graph("2-1"), text_graph("1-1"))
     with pytest.raises(ValueError, match="message_tokens 4, and the layer of 2-1 that takes its place has 2"):
         plan(text_graph("2-1", 2), text_graph("4-1", 4))
+
+
+@pytest.fixture(scope="module")
+def parent():
+    """A learner of three slots whose every number is its own."""
+    bank = init_bank(tiny_config(), (2, 2, 2), jax.random.key(0))
+    learner = init_learner(OPTIMIZER, bank)
+    leaves, tree = jax.tree.flatten(learner)
+    return jax.tree.unflatten(tree, [x + jnp.arange(1, x.size + 1).reshape(x.shape).astype(x.dtype) for x in leaves])
+
+
+def rows(tree, slot):
+    return [np.asarray(x[slot]) for x in jax.tree.leaves(tree)]
+
+
+def grown_learner(parent, new=NewSlots(), edits=(Widen(0, 2),)):
+    grown = edit(text_graph("2-1"), *edits)
+    slots = node_slots(grown.graph)
+    fresh = init_bank(tiny_config(), (2,) * len(slots), jax.random.key(1))
+    origins = slot_origins(grown, (0, 1, 2), slots)
+    return origins, fresh, grow_learner(OPTIMIZER, parent, fresh, origins, new, jax.random.key(2))
+
+
+@pytest.mark.parametrize("new", [NewSlots(), NewSlots("copy"), NewSlots("copy", 0.1)])
+@pytest.mark.parametrize("edits", [(Widen(0, 2),), (Deepen(1, 2),), (Deepen(0, 1), Widen(1)), (Double(),)], ids=str)
+def test_carried_slots_are_bit_equal_with_their_moments(parent, new, edits):
+    origins, _, learner = grown_learner(parent, new, edits)
+    assert sorted(slot for slot in origins.carried if slot is not None) == [0, 1, 2]
+    for slot, old in enumerate(origins.carried):
+        if old is not None:
+            for after, before in zip(rows(learner, slot), rows(parent, old), strict=True):
+                np.testing.assert_array_equal(after, before)
+
+
+def test_new_slots_start_as_their_rule_says(parent):
+    origins, fresh, born = grown_learner(parent)
+    assert origins.carried == (0, 1, None, None, 2) and origins.like == (0, 1, 0, 1, 2)
+    for mine, start in zip(rows(born.bank, 3), rows(fresh, 3), strict=True):
+        np.testing.assert_array_equal(mine, start)
+    assert all(not x.any() for x in rows(born.moments, 3))
+    assert float(born.learning_rate[3]) == np.float32(OPTIMIZER.learning_rate)
+    _, _, copied = grown_learner(parent, NewSlots("copy"))
+    for mine, sibling in zip(rows(copied.bank, 3), rows(parent.bank, 1), strict=True):
+        np.testing.assert_array_equal(mine, sibling)
+    _, _, noisy = grown_learner(parent, NewSlots("copy", 0.1))
+    for mine, sibling in zip(rows(noisy.bank, 3), rows(parent.bank, 1), strict=True):
+        share = np.sqrt(((mine - sibling) ** 2).mean() / (sibling**2).mean())
+        assert 0.05 < share < 0.15
+
+
+def test_slots_may_be_untied_and_not_joined(parent):
+    grown = edit(text_graph("2-1"), Widen(0, 2))
+    assert slot_origins(grown, (0, 0, 1), (0, 1, 2, 3, 4)).carried == (0, 0, None, None, 1)
+    assert slot_origins(grown, (0, 0, 1), (0, 0, 0, 0, 1)).carried == (0, 1)
+    with pytest.raises(ValueError, match="slots 0 and 1 of the graph before would share slot 0 of 4-1"):
+        slot_origins(grown, (0, 1, 2), (0, 0, 0, 0, 1))
+
+
+@pytest.mark.parametrize("new, message", [
+    (NewSlots("clone"), "rule 'clone' for new slots; allowed are birth, copy"), (NewSlots("copy", -1.0), "noise -1.0 with rule"),
+    (NewSlots("birth", 0.1), "noise 0.1 with rule 'birth'; give 0 or more, and with 'copy' alone"),
+])
+def test_rules_that_cannot_be_are_named(parent, new, message):
+    with pytest.raises(ValueError, match=message):
+        grown_learner(parent, new)
