@@ -4,13 +4,12 @@
 >>> print(grown.graph, grown.origin)
 2-2-1 (0, 1, None, None, 2)
 >>> print(plan(text_graph("2-1"), text_graph("4-2-1")))
-(Deepen(at=1, width=2, message_tokens=None, reads=(0,), bypass=False), Widen(layer=0, by=2))
+(Deepen(at=1, width=2, message_tokens=16, reads=(0,), bypass=False), Widen(layer=0, by=2))
 
 Nothing here knows of adapters: `rl.growth` carries trained slots over and starts new ones.
 """
 
 import dataclasses
-from collections.abc import Sequence
 
 from neuromas_jax.graph.textgraph import Layer, TextGraph
 
@@ -117,8 +116,8 @@ def plan(graph: TextGraph, target: TextGraph, align: str = "input") -> tuple[Edi
         raise ValueError(f"align={align!r}; allowed are {', '.join(ALIGN)}")
     more = target.rounds - graph.rounds
     if more < 0:
-        raise ValueError(f"{target} has {target.rounds} layers and {graph} has {graph.rounds}; a graph grows, it does not shrink: "
-                         f"give a target of {graph.rounds} layers or more")
+        raise ValueError(f"{target} has {target.rounds} layers and {graph} has {graph.rounds}; a graph grows, it does not "
+                         f"shrink: give a target of {graph.rounds} layers or more")
     first = graph.rounds - 1 if align == "input" else 0
     edits: list[Edit] = []
     for at in range(first, first + more):
