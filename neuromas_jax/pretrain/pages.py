@@ -57,8 +57,9 @@ def facts_of(text: str, labels) -> list[tuple[str, str]]:
     return [(label, " ".join(value)) for label, value in pairs]
 
 
-def read_pages(config: Config, family: str, method: str, depth: int | None = None) -> Pages:
-    """Samples a batch of validation questions of one depth (the deepest of training by default) with new adapters."""
+def read_pages(config: Config, family: str, method: str, depth: int | None = None, layers: int | None = None) -> Pages:
+    """Samples a batch of validation questions of one depth (the deepest of training by default) with new adapters, and counts
+    what the nodes of the first `layers` layers (all by default) wrote."""
     run = make_run(config, family, method)
     graph, size = run.method.graph, config.rollout.questions
     depth = max(run.task.depths) if depth is None else depth
@@ -68,7 +69,7 @@ def read_pages(config: Config, family: str, method: str, depth: int | None = Non
                                      no_interventions(graph, size, config.rollout.group), jax.random.key(0))
     texts = [text for layer in episodes for text in message_texts(run.parts.tokenizer, run.program.sampling.end_id, layer)]
     counts = collections.Counter()
-    for node in range(graph.size):
+    for node in (node for layer in range(graph.rounds)[:layers] for node in graph.nodes(layer)):
         senders = graph.senders(graph.place(node)[0])
         for b, question in enumerate(asked):
             for g in range(config.rollout.group):
