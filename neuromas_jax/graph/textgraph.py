@@ -85,8 +85,10 @@ class TextGraph:
         unread = set(range(len(self.layers) - 1)) - {source for layer in self.layers for source in layer.reads}
         if unread:
             raise ValueError(f"no layer of {self} reads layer {min(unread)}; its messages would reach nobody")
-        heard = {sender for number in range(len(self.layers)) for row in self.edge_mask(number)
-                 for sender, kept in zip(self.senders(number), row) if kept}
+        heard = set()
+        for number, layer in enumerate(self.layers):
+            kept = [True] * len(self.senders(number)) if layer.edges is None else map(any, zip(*layer.edges))
+            heard.update(sender for sender, one in zip(self.senders(number), kept) if one)
         unheard = set(range(self.size - self.layers[-1].width)) - heard
         if unheard:
             raise ValueError(f"no node of {self} reads node {min(unheard)}, so its messages would reach nobody; "
