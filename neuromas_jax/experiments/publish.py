@@ -27,7 +27,7 @@ def report_files(folder: Path) -> list[Path]:
 def publish(workdir: Path, target: Path) -> list[Path]:
     """Returns the files written; what was published there before is removed.
 
-    Raises ValueError if the workdir holds no results, is itself the target, or the target holds anything else.
+    Raises ValueError if the workdir holds no results, is itself the target, or the target is a workdir or holds other files.
     """
     if not (workdir / "results.jsonl").exists():
         raise ValueError(f"{workdir} holds no results.jsonl; run the experiment first")
