@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from neuromas_jax.backbone.decoder import LINEAR_SITES
+from neuromas_jax.rl.growth import Growth
 from neuromas_jax.rl.objective import Objective
 from neuromas_jax.rl.update import Optimizer
 from neuromas_jax.text.prompt import PromptTemplate, check_template
@@ -37,12 +38,13 @@ EXAMPLES = {
 
 @dataclasses.dataclass(frozen=True)
 class GraphConfig:
-    """The graph that is tested; see `graph.text_graph`. Its message length is the family's; topology and reads are those of the
-    families that set none themselves."""
+    """The graph that is tested; see `graph.text_graph`. Its message length is the family's; topology, reads and edges are those
+    of the families that set none themselves. `slots` may also be "kept": one each, and while a graph grows a node keeps its row
+    of a bank that has room for all nodes to come."""
 
     topology: str = "4-2-1"
     reads: str | tuple[tuple[int, ...], ...] = "previous"
-    edges: tuple[tuple[tuple[bool | int, ...], ...] | None, ...] | None = None
+    edges: str | tuple[tuple[tuple[bool | int, ...], ...] | None, ...] | None = None
     slots: str | tuple[int, ...] = "per_node"
 
 
@@ -72,12 +74,43 @@ class RolloutConfig:
 
 @dataclasses.dataclass(frozen=True)
 class TrainingConfig:
-    """steps of training; validation and the per-node numbers every `evaluate_every`; checkpoints every `checkpoint_every`."""
+    """steps of training; validation and the per-node numbers every `evaluate_every`; checkpoints every `checkpoint_every`.
+
+    What blanking each node's message costs is measured every `influence_every` steps, a multiple of `evaluate_every`; by default
+    each time, and it asks as many evaluations as the graph has nodes.
+    """
 
     steps: int = 150
     evaluate_every: int = 25
+    influence_every: int | None = None
     checkpoint_every: int = 50
     validation_questions: int = 128
+
+
+@dataclasses.dataclass(frozen=True)
+class StageConfig:
+    """One stage of growing: a graph, what it is trained on, and how it goes on from the stage before.
+
+    Attributes:
+      topology, reads, edges, message_tokens, view: of the stage's graph; the family's where they are left out.
+      slots: see `graph.node_slots`; where it is left out that of `config.graph`.
+      steps: of training, at most.
+      options: of the task, over the family's: such as the depths that the stage trains on.
+      growth: see `rl.growth.Growth`; not used by a first stage that starts from nothing.
+      stall: 0, or after how many validations in a row without a gain of a point the next stage begins. The steps that are left
+        go to the last stage.
+    """
+
+    topology: str = ""
+    reads: str | tuple[tuple[int, ...], ...] = ""
+    edges: str | tuple[tuple[tuple[bool | int, ...], ...] | None, ...] | None = None
+    message_tokens: int | tuple[int, ...] | None = None
+    view: str | tuple[str, ...] = ""
+    slots: str | tuple[int, ...] = ""
+    steps: int = 0
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    growth: Growth = Growth()
+    stall: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +125,9 @@ class FamilyConfig:
       tokens_per_fact: tokens of one `label value`; the prompt tells a node how many facts its message holds.
       buckets: lengths that questions are padded to; one trace each.
       view: what the graph's nodes see of the question: one word, or one per layer.
-      topology, reads: of this family's graph, in place of `graph.topology` and `graph.reads`.
+      topology, reads, edges: of this family's graph, in place of those of `config.graph`.
+      stages: how the method `grown` gets there, and what other methods of growth are compared with; the last one ends at the
+        family's own graph. All methods then train for the steps of all stages together.
       steps: of training, in place of `training.steps`.
       files: BBH files that are evaluated with what was trained on this family.
       adapters: for evaluation without training: folder with `<method>_seed<n>/adapters.safetensors` and `done.json`, as an
@@ -107,6 +142,8 @@ class FamilyConfig:
     view: str | tuple[str, ...] = "all"
     topology: str = ""
     reads: str | tuple[tuple[int, ...], ...] = ""
+    edges: str | tuple[tuple[tuple[bool | int, ...], ...] | None, ...] | None = None
+    stages: tuple[StageConfig, ...] = ()
     steps: int | None = None
     files: tuple[str, ...] = ()
     adapters: str = ""
@@ -138,6 +175,7 @@ class Config:
       seeds: seeds of training; the backbone is one and the same.
       learning_rate: per trained method; "default", 2e-3 where it is left out, serves the others. A sweep takes their place.
       sweep: see `SweepConfig`.
+      init_from: folder of a trained cell, or workdir of an experiment with one per family and seed, that `grown` goes on from.
       test_questions: distinct questions per depth (files are always taken whole).
       workers: processes that share the work.
     """
@@ -156,6 +194,7 @@ class Config:
     optimizer: Optimizer = Optimizer()
     learning_rate: dict[str, float] = dataclasses.field(default_factory=lambda: {"default": 2e-3})
     sweep: SweepConfig = SweepConfig()
+    init_from: str = ""
     training: TrainingConfig = TrainingConfig()
     test_questions: int = 256
     workers: int = 1
@@ -209,6 +248,9 @@ def _value(value, hint, place: str):
     """The value as its annotation says, lists turned to tuples. Raises ValueError with the key, the value and the form."""
     if dataclasses.is_dataclass(hint):
         return _section(hint, value, place)
+    entries = typing.get_args(hint)[:1] if typing.get_origin(hint) is tuple else ()
+    if entries and dataclasses.is_dataclass(entries[0]) and isinstance(value, (list, tuple)):
+        return tuple(_section(entries[0], entry, f"{place}.{number}") for number, entry in enumerate(value))
     if typing.get_origin(hint) is dict and isinstance(value, Mapping):
         wrong = [key for key in value if not isinstance(key, str)]
         if wrong:

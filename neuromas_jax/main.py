@@ -88,7 +88,8 @@ def end_with_parent() -> None:
 
 def main(arguments):
     from neuromas_jax.config import parse
-    from neuromas_jax.experiments.run import check, run_experiment, run_workers
+    from neuromas_jax.experiments.check import check
+    from neuromas_jax.experiments.run import run_experiment, run_workers
 
     if len(arguments) > 1:
         raise app.UsageError(f"unknown arguments {arguments[1:]}; give --config, --workdir, or --config.name=value")

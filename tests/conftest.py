@@ -117,7 +117,7 @@ def _unoptimized(optimized):
 def _forget_programs():
     """Drops what a file compiled: each program holds memory maps, and at the system's limit (65,530) a process dies in XLA."""
     yield
-    from neuromas_jax.experiments.run import COMPILED
+    from neuromas_jax.train.run import COMPILED
 
     COMPILED.clear()
     jax.clear_caches()

@@ -84,7 +84,7 @@ def prompt_ids(graph, template, tokenizer, question, node, inbox):
     """
     layer, index = graph.place(node)
     ids = list(tokenizer.encode_template(template.start)) + list(question(*graph.view_of(node)))
-    ids += tokenizer.encode_template(template.tag.format(layer=layer + 1, index=index + 1))
+    ids += tokenizer.encode_template(template.tag.format(layer=layer + 1, height=graph.rounds - layer, index=index + 1))
     for k, sender in enumerate(graph.senders(layer)):
         if graph.edge_mask(layer)[index][k] and inbox[sender] is not None:
             ids += tokenizer.encode_template(template.slot.format(k=k + 1)) + list(inbox[sender])

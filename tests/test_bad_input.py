@@ -24,7 +24,8 @@ from neuromas_jax import main as command
 from neuromas_jax.backbone import init_backbone
 from neuromas_jax.backbone.huggingface import EMBEDDED
 from neuromas_jax.config import parse
-from neuromas_jax.experiments.run import CHECKED_QUESTIONS, check_answers, identity, training_questions
+from neuromas_jax.experiments.cells import identity
+from neuromas_jax.experiments.check import CHECKED_QUESTIONS, check_answers, training_questions
 from neuromas_jax.graph import text_graph
 from neuromas_jax.rl import UpdateMetrics
 from neuromas_jax.tasks import Question, make_task
@@ -210,7 +211,7 @@ def test_a_workdir_that_cannot_be_written(run, tmp_path):
 def test_a_workdir_that_holds_what_another_config_trained(run, tmp_path, done, message):
     found = {}
     exec(EXPERIMENT, found)
-    mine = identity(make_run(parse(found["get_config"]()), "listops", "graph", 2e-3), 0)
+    mine = identity(parse(found["get_config"]()), "listops", "graph", 0, 2e-3)
     cell = tmp_path / "work" / "train" / "listops" / "graph_seed0"
     cell.mkdir(parents=True)
     (cell / "done.json").write_text(done.replace("%s", mine))

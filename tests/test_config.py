@@ -18,6 +18,7 @@ import pytest
 from neuromas_jax import main as command
 from neuromas_jax.config import Config, parse
 from neuromas_jax.experiments import evaluation, run
+from neuromas_jax.experiments.check import check
 from neuromas_jax.experiments.cells import learning_rate
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -176,7 +177,7 @@ def test_there_are_configs():
 def test_every_config_parses_and_all_its_cells_are_built(name, tmp_path):
     """As it stands: its data, backbone and published adapters are there and fit each other."""
     config = parse(load(name))
-    run.check(config, tmp_path)
+    check(config, tmp_path)
     for family in config.families:
         for method in config.methods:
             assert run.make_run(config, family, method).trainable_parameters > 0

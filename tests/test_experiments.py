@@ -8,9 +8,11 @@ import pytest
 
 from neuromas_jax.analysis.report import read_trained
 from neuromas_jax.config import parse
-from neuromas_jax.experiments import adapters, run as experiment
-from neuromas_jax.experiments.cells import read_done, sweep_cells, train_cells, write_done
+from neuromas_jax.experiments import adapters, evaluation, run as experiment, training
+from neuromas_jax.experiments.cells import identity, read_done, sweep_cells, train_cells, write_done
+from neuromas_jax.experiments.check import check
 from neuromas_jax.experiments.publish import publish
+from neuromas_jax.train import run as train_run
 from neuromas_jax.train.loop import NonFinite
 from neuromas_jax.train.run import make_run
 
@@ -28,12 +30,12 @@ def configure(**changes):
 
 
 def shared(first, second):
-    return experiment.compiled_for(first)._programs is experiment.compiled_for(second)._programs
+    return train_run.compiled_for(first)._programs is train_run.compiled_for(second)._programs
 
 
 @pytest.fixture
 def programs(monkeypatch):
-    monkeypatch.setattr(experiment, "COMPILED", {})
+    monkeypatch.setattr(train_run, "COMPILED", {})
     return make_run(configure(), "listops", "graph", 1e-3)
 
 
@@ -68,8 +70,8 @@ class Laboratory:
 
     def __init__(self, monkeypatch):
         self.trained, self.evaluated = [], []
-        monkeypatch.setattr(experiment, "do_cell", self.do_cell)
-        monkeypatch.setattr(experiment, "evaluate_method", self.evaluate_method)
+        monkeypatch.setattr(training, "do_cell", self.do_cell)
+        monkeypatch.setattr(evaluation, "evaluate_method", self.evaluate_method)
         monkeypatch.setattr(experiment, "write_report", lambda *_: "")
 
     def do_cell(self, cell, stage, config, workdir):
@@ -81,7 +83,8 @@ class Laboratory:
         write_done(folder, {
             "validation": 0.5, "learning_rate": cell.learning_rate, "steps": cell.steps, "adapters": checksum, "run_seconds": 1.0,
             "compile_seconds": 1.0, "peak_memory_gib": 1.0, "backbone": run.parts.fingerprint,
-            "system": adapters.system_checksums(run), "made_with": experiment.identity(run, cell.seed)})
+            "system": adapters.system_checksums(run),
+            "made_with": identity(config, cell.family, cell.method, cell.seed, cell.learning_rate)})
         self.trained.append((stage, f"{cell.method}_seed{cell.seed}"))
 
     def evaluate_method(self, compiled, bank, sets, family, seed, learning_rate):
@@ -150,7 +153,7 @@ def test_publishing_over_a_workdir_or_beside_notes_loses_nothing(again, tmp_path
 def test_a_damaged_record_is_named_before_anything_is_done(again, stage, text):
     (again / stage / "done.json").write_text(text)
     with pytest.raises(ValueError, match=f"{stage}/done.json is damaged .*; remove it to do that part of the experiment again"):
-        experiment.check(CONFIG, again)
+        check(CONFIG, again)
 
 
 def test_more_votes_are_evaluated_again(laboratory, tmp_path):
@@ -167,13 +170,13 @@ def test_a_trial_of_the_sweep_that_diverges_counts_as_the_worst(monkeypatch, tmp
     def train(compiled, folder, seed, steps, title):
         raise NonFinite("step 3: the gradient of node 1 is nan")
 
-    monkeypatch.setattr(experiment, "train", train)
+    monkeypatch.setattr(training, "train", train)
     (cell,) = sweep_cells(dataclasses.replace(CONFIG, methods=("graph",)), "listops")
-    experiment.work_through([(cell, "sweep")], CONFIG, tmp_path)
+    training.work_through([(cell, "sweep")], CONFIG, tmp_path)
     done = read_done(cell.folder(tmp_path, "sweep"))
     assert done["validation"] == 0 and "node 1 is nan" in done["diverged"]
     with pytest.raises(NonFinite):
-        experiment.do_cell(cell, "train", CONFIG, tmp_path)
+        training.do_cell(cell, "train", CONFIG, tmp_path)
 
 
 def test_a_copy_of_a_published_experiment_is_finished(again, laboratory, tmp_path):
@@ -201,8 +204,8 @@ def test_a_family_may_have_training_steps_of_its_own(tmp_path):
     config = dataclasses.replace(configure(), families=families)
     steps = {name: {cell.steps for cell in train_cells(config, tmp_path, name)} for name in families}
     assert steps == {"listops": {3}, "boolean": {1}}
-    runs = [make_run(one, "listops", "graph") for one in (config, configure())]
-    assert experiment.identity(runs[0], 0) == experiment.identity(runs[1], 0)  # so that a family can be made longer
+    found = [identity(one, "listops", "graph", 0) for one in (config, configure())]
+    assert found[0] == found[1]  # so that a family can be made longer
 
 
 def test_a_published_experiment_can_be_made_longer(again, laboratory):
@@ -218,7 +221,7 @@ def test_a_sweep_that_changed_is_refused_where_training_followed_the_earlier_one
     with pytest.raises(ValueError, match="the sweep of listops/graph has no finished trial at 0.002 for 1 steps, "
                                          "and .*graph_seed0 was trained at the rate that an earlier sweep chose; "
                                          "give another --workdir"):
-        experiment.check(wider, again)
+        check(wider, again)
 
 
 def test_the_report_shows_this_config_s_cells_alone(again):
@@ -235,10 +238,10 @@ def test_the_report_shows_this_config_s_cells_alone(again):
 def test_adapters_are_not_judged_in_another_system(again, changes, named):
     """They would fit: the shapes are the same."""
     borrowing = configure(families=dict(listops={**TINY, "adapters": str(again / "train/listops")}), methods=("graph",))
-    experiment.check(borrowing, again.parent / "new")
+    check(borrowing, again.parent / "new")
     other = configure(families=dict(listops={**TINY, "adapters": str(again / "train/listops")}), methods=("graph",), **changes)
     with pytest.raises(ValueError, match=f"was trained with another {named} .*use the config that made it, or train again"):
-        experiment.check(other, again.parent / "new")
+        check(other, again.parent / "new")
 
 
 def test_an_edited_file_is_another_task(tmp_path):
@@ -249,14 +252,14 @@ def test_an_edited_file_is_another_task(tmp_path):
         rows = [{"question": f"[MAX {n % 10} {n // 10} ]", "answer": answer} for n in range(60)]
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
         config = configure(families=dict(mine=dict(task="jsonl", options=dict(path=str(path)), buckets=(8,))))
-        found.append(experiment.identity(make_run(config, "mine", "graph"), 0))
+        found.append(identity(config, "mine", "graph", 0))
     assert found[0] != found[1]
 
 
 def test_what_only_evaluation_reads_does_not_make_another_run():
-    runs = [make_run(configure(families=dict(boolean=dict(buckets=(12,), files=files))), "boolean", "graph")
-            for files in ((), ("boolean_expressions",))]
-    assert experiment.identity(runs[0], 0) == experiment.identity(runs[1], 0)
+    found = [identity(configure(families=dict(boolean=dict(buckets=(12,), files=files))), "boolean", "graph", 0)
+             for files in ((), ("boolean_expressions",))]
+    assert found[0] == found[1]
 
 
 def test_publishing_leaves_nothing_of_what_was_published_before(again, tmp_path):

@@ -11,7 +11,7 @@ from neuromas_jax.backbone.adapters import init_bank
 from neuromas_jax.graph import node_slots, text_graph
 from neuromas_jax.graph.growth import Deepen, Double, Rewire, Widen, edit, plan
 from neuromas_jax.rl import Optimizer, init_learner
-from neuromas_jax.rl.growth import NewSlots, grow_learner, slot_origins
+from neuromas_jax.rl.growth import Growth, grow_learner, hidden_share, slot_origins, slot_rates
 from tests.tiny import tiny_config
 
 OPTIMIZER = Optimizer()
@@ -64,16 +64,16 @@ widths = st.lists(st.integers(1, 4), min_size=0, max_size=3)
 
 
 @settings(max_examples=100, deadline=None)
-@given(widths, widths, st.sampled_from(["input", "output"]), st.sampled_from(["previous", "all"]), st.data())
-def test_a_plan_leads_to_its_target(small, more, align, reads, data):
+@given(widths, widths, st.sampled_from(["middle", "front"]), st.sampled_from(["previous", "all"]), st.data())
+def test_a_plan_leads_to_its_target(small, more, where, reads, data):
     """Every old node is carried into the layer that takes its layer's place, in order; all other nodes are new."""
     wider = [width + data.draw(st.integers(0, 3)) for width in small]
-    target = wider + more if align == "input" else more + wider
+    target = wider + more if where == "middle" else more + wider
     start, end = (text_graph("-".join(map(str, [*layers, 1])), 4, reads) for layers in (small, target))
-    grown = edit(start, *plan(start, end, align))
+    grown = edit(start, *plan(start, end, where))
     assert grown.graph == end
     assert [node for node in grown.origin if node is not None] == list(range(start.size))
-    offset = 0 if align == "input" else len(more)
+    offset = 0 if where == "middle" else len(more)
     for node, old in enumerate(grown.origin):
         if old is not None and old < start.size - 1:
             assert end.place(node)[0] == start.place(old)[0] + offset and end.place(node)[1] == start.place(old)[1]
@@ -102,7 +102,7 @@ def rows(tree, slot):
     return [np.asarray(x[slot]) for x in jax.tree.leaves(tree)]
 
 
-def grown_learner(parent, new=NewSlots(), edits=(Widen(0, 2),)):
+def grown_learner(parent, new=Growth(), edits=(Widen(0, 2),)):
     grown = edit(text_graph("2-1"), *edits)
     slots = node_slots(grown.graph)
     fresh = init_bank(tiny_config(), (2,) * len(slots), jax.random.key(1))
@@ -110,14 +110,14 @@ def grown_learner(parent, new=NewSlots(), edits=(Widen(0, 2),)):
     return origins, fresh, grow_learner(OPTIMIZER, parent, fresh, origins, new, jax.random.key(2))
 
 
-@pytest.mark.parametrize("new", [NewSlots(), NewSlots("copy"), NewSlots("copy", 0.1)])
+@pytest.mark.parametrize("new", [Growth(), Growth("copy"), Growth("copy", 0.1)])
 @pytest.mark.parametrize("edits", [(Widen(0, 2),), (Deepen(1, 2),), (Deepen(0, 1), Widen(1)), (Double(),)], ids=str)
 def test_carried_slots_are_bit_equal_with_their_moments(parent, new, edits):
     origins, _, learner = grown_learner(parent, new, edits)
     assert sorted(slot for slot in origins.carried if slot is not None) == [0, 1, 2]
     for slot, old in enumerate(origins.carried):
-        if old is not None:
-            for after, before in zip(rows(learner, slot), rows(parent, old), strict=True):
+        for part in ("bank", "moments") if old is not None else ():
+            for after, before in zip(rows(getattr(learner, part), slot), rows(getattr(parent, part), old), strict=True):
                 np.testing.assert_array_equal(after, before)
 
 
@@ -128,10 +128,10 @@ def test_new_slots_start_as_their_rule_says(parent):
         np.testing.assert_array_equal(mine, start)
     assert all(not x.any() for x in rows(born.moments, 3))
     assert float(born.learning_rate[3]) == np.float32(OPTIMIZER.learning_rate)
-    _, _, copied = grown_learner(parent, NewSlots("copy"))
+    _, _, copied = grown_learner(parent, Growth("copy"))
     for mine, sibling in zip(rows(copied.bank, 3), rows(parent.bank, 1), strict=True):
         np.testing.assert_array_equal(mine, sibling)
-    _, _, noisy = grown_learner(parent, NewSlots("copy", 0.1))
+    _, _, noisy = grown_learner(parent, Growth("copy", 0.1))
     for mine, sibling in zip(rows(noisy.bank, 3), rows(parent.bank, 1), strict=True):
         share = np.sqrt(((mine - sibling) ** 2).mean() / (sibling**2).mean())
         assert 0.05 < share < 0.15
@@ -145,10 +145,43 @@ def test_slots_may_be_untied_and_not_joined(parent):
         slot_origins(grown, (0, 1, 2), (0, 0, 0, 0, 1))
 
 
-@pytest.mark.parametrize("new, message", [
-    (NewSlots("clone"), "rule 'clone' for new slots; allowed are birth, copy"), (NewSlots("copy", -1.0), "noise -1.0 with rule"),
-    (NewSlots("birth", 0.1), "noise 0.1 with rule 'birth'; give 0 or more, and with 'copy' alone"),
+@pytest.mark.parametrize("wrong, message", [
+    (dict(new="clone"), "growth.new is 'clone'; allowed are zero_b, copy, relay, distilled"),
+    (dict(place="left"), "growth.place is 'left'; allowed are middle, front, double"),
+    (dict(new="copy", noise=-1.0), "growth.noise is -1.0; it must be 0 or more"), (dict(rate=2.0), "growth.rate is 2.0"),
+    (dict(noise=0.1), "noise 0.1 is for new='copy', and new is 'zero_b'"),
+    (dict(new="relay"), "new='relay' learns by imitation, and imitate is 0 steps"),
+    (dict(imitate=3), "imitate 3 is for new='relay' or 'distilled'"), (dict(hide=0.5), "hide 0.5 and hide_steps 0 go together"),
+    (dict(floor_weight=0.5), "entropy_floor 0.0 and floor_weight 0.5 go together"),
 ])
-def test_rules_that_cannot_be_are_named(parent, new, message):
+def test_rules_that_cannot_be_are_named(wrong, message):
     with pytest.raises(ValueError, match=message):
-        grown_learner(parent, new)
+        Growth(**wrong)
+
+
+def test_moments_may_start_afresh(parent):
+    _, _, learner = grown_learner(parent, Growth(moments="fresh"))
+    assert not any(x.any() for x in jax.tree.leaves(learner.moments))
+    for after, before in zip(rows(learner.bank, 0), rows(parent.bank, 0), strict=True):
+        np.testing.assert_array_equal(after, before)
+
+
+def test_carried_slots_are_held_then_thawed_at_a_rate_of_their_own():
+    origins = slot_origins(edit(text_graph("2-1"), Widen(0)), (0, 1, 2), (0, 1, 2, 3))
+    growth = Growth(hold=2, rate=0.5)
+    np.testing.assert_allclose(slot_rates(growth, origins, 4e-3, 1), [0, 0, 4e-3, 0])
+    np.testing.assert_allclose(slot_rates(growth, origins, 4e-3, 2), [2e-3, 2e-3, 4e-3, 2e-3])
+
+
+def test_hidden_edges_are_annealed_to_none():
+    growth = Growth(hide=0.8, hide_steps=4)
+    np.testing.assert_allclose([hidden_share(growth, step) for step in (0, 1, 2, 4, 9)], [0.8, 0.6, 0.4, 0, 0])
+    assert hidden_share(Growth(), 0) == 0
+
+
+def test_a_bank_with_spare_rows_keeps_every_row_in_its_place(parent):
+    """Nodes 0, 1, 2 keep their rows and the new one takes the next free row; a row without a node starts as a new one."""
+    grown = edit(text_graph("2-1"), Widen(0))
+    origins = slot_origins(grown, (0, 1, 2), (0, 1, 3, 2), 6)
+    assert origins.carried == (0, 1, 2, None, None, None)
+    assert slot_origins(grown, (0, 1, 2), (0, 1, 3, 2)).carried == (0, 1, 2, None)

@@ -17,7 +17,7 @@ from neuromas_jax.tasks import make_task
 from neuromas_jax.text.prompt import PromptTemplate
 from neuromas_jax.train.batches import pad_questions, question_ids
 from tests import reference
-from tests.tiny import TEXTS, encode_questions, random_bank, tiny_backbone, tokenizer
+from tests.tiny import TEXTS, encode_questions, for_all, random_bank, tiny_backbone, tokenizer
 
 rollout = jax.jit(graph_rollout, static_argnums=(0, 6))
 
@@ -78,7 +78,7 @@ def test_program_equals_oracle(name, merge):
     check_equal(program, episodes, found)
     credit = advantages("leave_one_out", jnp.asarray([[1.0, 0.0], [0.0, 1.0]]))
     (loss, _), gradient = jax.jit(jax.value_and_grad(
-        lambda bank: loss_of_bank(Objective(), program, backbone, bank, episodes, credit), has_aux=True))(bank)
+        lambda bank: loss_of_bank(Objective(), program, backbone, bank, episodes, for_all(credit, program)), has_aux=True))(bank)
     numbers = {place: float(credit[place]) for place in found}
     want, want_gradient = jax.value_and_grad(lambda bank: reference.loss(program, backbone, bank, found, numbers))(bank)
     np.testing.assert_allclose(loss, want, rtol=1e-4)

@@ -11,9 +11,8 @@ import pytest
 from neuromas_jax.analysis.pooling import difference, gather, read_records
 from neuromas_jax.analysis.table import readme_table
 from neuromas_jax.config import parse
-from neuromas_jax.experiments.cells import sweep_cells, train_cells
-from neuromas_jax.experiments.run import identity
-from neuromas_jax.train.run import load_parts, make_run
+from neuromas_jax.experiments.cells import identity, sweep_cells, train_cells
+from neuromas_jax.train.run import load_parts
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results" / "reference"
@@ -46,7 +45,7 @@ def test_published_cells_are_those_of_the_reference_config():
                 folder = cell.folder(RESULTS, stage)
                 done = json.loads((folder / "done.json").read_text())
                 assert (done["seed"], done["learning_rate"], done["steps"]) == (cell.seed, cell.learning_rate, cell.steps)
-                assert done["made_with"] == identity(make_run(config, family, cell.method, cell.learning_rate), cell.seed), folder
+                assert done["made_with"] == identity(config, family, cell.method, cell.seed, cell.learning_rate), folder
     found = {(record["family"], record["method"], record["seed"]) for record in records}
     assert found == set(itertools.product(families, config.methods, config.seeds))
 

@@ -16,6 +16,7 @@ from neuromas_jax.rl.update import loss_of_bank
 from neuromas_jax.rollout import replay, rollout, sampler
 from neuromas_jax.rollout.distribution import log_distribution
 from tests.conftest import make_scene, roll
+from tests.tiny import for_all
 
 learner = jax.jit(written_log_probs, static_argnums=0)
 KEY = jax.random.key(5)
@@ -118,6 +119,7 @@ def test_replay_writes_and_scores_the_same(scene):
 @pytest.fixture(scope="module")
 def gradients():
     def of(program, backbone, bank, episodes, credit):
+        credit = for_all(credit, program)
         return jax.grad(lambda bank: loss_of_bank(Objective(), program, backbone, bank, episodes, credit)[0])(bank)
 
     return jax.jit(of, static_argnums=0)

@@ -11,7 +11,8 @@ from importlib import resources
 import pytest
 
 from neuromas_jax.config import parse
-from neuromas_jax.experiments.run import check, collect, run_experiment
+from neuromas_jax.experiments.check import check
+from neuromas_jax.experiments.run import collect, run_experiment
 from neuromas_jax.tasks import FAMILIES, bbh, jsonl, make_task
 from neuromas_jax.tasks.shallow import GUESSES, bar, best_shallow, majority
 

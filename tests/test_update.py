@@ -12,9 +12,9 @@ import pytest
 from neuromas_jax.backbone.adapters import init_bank
 from neuromas_jax.rl import Objective, Optimizer, advantages, init_learner, update
 from neuromas_jax.rl.objective import layer_loss
-from neuromas_jax.rl.update import loss_of_bank
+from neuromas_jax.rl.update import learn, loss_of_bank
 from neuromas_jax.rollout import LayerEpisodes
-from tests.tiny import tiny_config
+from tests.tiny import for_all, tiny_config
 
 REWARDS = jnp.asarray([[1.0, 0.0, 0.0], [1.0, 1.0, 0.0]])
 SAME = jnp.asarray([[1.0, 1.0, 1.0], [0.0, 0.0, 0.0]])
@@ -62,7 +62,7 @@ def test_groups_without_variance_change_nothing_at_all(world):
 def test_the_gradient_is_that_of_the_credit_which_the_objective_names(world):
     scene, state, _, _ = world
     gradient = jax.jit(jax.grad(lambda bank, weights: loss_of_bank(
-        PLAIN, scene.program, scene.backbone, bank, scene.episodes, weights)[0]))
+        PLAIN, scene.program, scene.backbone, bank, scene.episodes, for_all(weights, scene.program))[0]))
     norms = []
     for credit in ("leave_one_out", "grpo", "batch_mean"):
         _, metrics = take(world, state, objective=Objective(credit=credit))
@@ -98,8 +98,8 @@ def test_a_node_that_fired_only_in_masked_groups_does_not_move(world):
 def test_every_slot_steps_as_optax_would_alone(world):
     """Clip, moments and learning rate by vmap, two steps, against one ordinary optimizer per slot."""
     scene, state, moved, metrics = world
-    gradient = jax.jit(jax.grad(lambda bank: loss_of_bank(
-        PLAIN, scene.program, scene.backbone, bank, scene.episodes, advantages("leave_one_out", REWARDS))[0]))
+    credit = for_all(advantages("leave_one_out", REWARDS), scene.program)
+    gradient = jax.jit(jax.grad(lambda bank: loss_of_bank(PLAIN, scene.program, scene.backbone, bank, scene.episodes, credit)[0]))
     second, _ = take(world, moved)
     norms = np.asarray(metrics.gradient_norm)
     clips = norms > OPTIMIZER.clip
@@ -188,7 +188,7 @@ def test_the_loss_is_divided_by_a_constant():
     live = np.ones(shape, bool)
     live[:, :, 1, 2:] = False
     message = rng.integers(0, 5, shape).astype(np.int32)
-    credit = rng.normal(size=shape[1:3]).astype(np.float32)
+    credit = rng.normal(size=shape[:3]).astype(np.float32)
     log_probs, episodes = layer(live, message)
     chosen = np.take_along_axis(np.asarray(log_probs), message[..., None], -1)[..., 0]
     loss, sums = layer_loss(PLAIN, log_probs, None, episodes, jnp.asarray(credit))
@@ -199,7 +199,7 @@ def test_the_loss_is_divided_by_a_constant():
     shorter = live.copy()
     shorter[0, 0, 0, 3] = False
     less, _ = layer_loss(PLAIN, log_probs, None, dataclasses.replace(episodes, live=jnp.asarray(shorter)), jnp.asarray(credit))
-    np.testing.assert_allclose(less[0] - loss[0], chosen[0, 0, 0, 3] * credit[0, 0] / 4, rtol=1e-4)
+    np.testing.assert_allclose(less[0] - loss[0], chosen[0, 0, 0, 3] * credit[0, 0, 0] / 4, rtol=1e-4)
     np.testing.assert_array_equal(less[1:], loss[1:])
 
     # every token twice: twice the sum, as a sum over tokens must be
@@ -212,7 +212,7 @@ def test_the_loss_is_divided_by_a_constant():
 
     # a node's loss is the same in a layer of one
     alone = jax.tree.map(lambda x: x[:1], episodes)
-    np.testing.assert_allclose(layer_loss(PLAIN, log_probs[:1], None, alone, jnp.asarray(credit))[0], loss[:1], rtol=1e-6)
+    np.testing.assert_allclose(layer_loss(PLAIN, log_probs[:1], None, alone, jnp.asarray(credit[:1]))[0], loss[:1], rtol=1e-6)
 
 
 def test_optional_terms_by_hand():
@@ -221,7 +221,7 @@ def test_optional_terms_by_hand():
     log_probs, episodes = layer(live, np.zeros(live.shape, np.int32))
     bare, _ = layer(live, np.zeros(live.shape, np.int32))
     bare = jax.nn.log_softmax(bare * 0.5)
-    nothing = jnp.zeros((1, 2))
+    nothing = jnp.zeros((1, 1, 2))
     p = np.exp(np.asarray(log_probs))
     entropy = (-(p * np.asarray(log_probs)).sum(-1) * live).sum()
     kl = ((p * np.asarray(log_probs - bare)).sum(-1) * live).sum()
@@ -229,6 +229,51 @@ def test_optional_terms_by_hand():
     loss, sums = layer_loss(Objective(entropy_bonus=0.3, kl_penalty=0.7), log_probs, bare, episodes, nothing)
     np.testing.assert_allclose(loss, [-0.3 * entropy / 2 + 0.7 * kl / 2], rtol=1e-5)
     np.testing.assert_allclose([sums.entropy[0], sums.kl[0]], [entropy, kl], rtol=1e-5)
+
+
+def test_an_entropy_floor_pulls_up_what_is_under_it_and_nothing_else():
+    live = np.ones((2, 1, 2, 2), bool)
+    log_probs, episodes = layer(live, np.zeros(live.shape, np.int32))
+    nothing, rule = jnp.zeros((2, 1, 2)), Objective(entropy_floor=1.2, floor_weight=0.5)
+    entropy = -(np.exp(log_probs) * np.asarray(log_probs)).sum(-1).mean((1, 2, 3))
+    low, high = sorted(entropy)
+    rule = dataclasses.replace(rule, entropy_floor=float(low + high) / 2)
+    loss, _ = layer_loss(rule, log_probs, None, episodes, nothing, jnp.ones(2))
+    np.testing.assert_allclose(loss, 0.5 * np.maximum((low + high) / 2 - entropy, 0), rtol=1e-4, atol=1e-7)
+    assert (np.asarray(loss) == 0).tolist() == (entropy == high).tolist()
+    spared, _ = layer_loss(rule, log_probs, None, episodes, nothing, jnp.zeros(2))
+    assert spared.tolist() == [0, 0]
+
+
+def test_the_floor_is_for_the_nodes_that_the_objective_names(world):
+    scene, state, _, _ = world
+    rule = Objective(entropy_floor=50.0, floor_weight=1.0, floor_nodes=(1,))
+    _, metrics = take(world, state, SAME, objective=rule)
+    assert (np.asarray(metrics.loss) > 0).tolist() == [False, True, False]
+
+
+def test_a_held_slot_does_not_move_and_the_others_move_as_they_would(world):
+    _, state, moved, _ = world
+    held = dataclasses.replace(moved, learning_rate=moved.learning_rate.at[1].set(0.0))
+    after, metrics = take(world, held)
+    free, _ = take(world, moved)
+    assert metrics.moved.tolist() == [True, False, True]
+    for part in ("bank", "moments"):
+        assert equal(rows(getattr(after, part), 1), rows(getattr(moved, part), 1))
+        assert equal(rows(getattr(after, part), 0), rows(getattr(free, part), 0))
+
+
+def test_credit_may_differ_from_node_to_node(world):
+    """Ones for one node alone: the likelihood of what it wrote, which moves its slot and no other."""
+    scene, state, _, _ = world
+    shape = (3, *REWARDS.shape)
+    credit = jnp.zeros(shape).at[1].set(1.0)
+    after, metrics = jax.jit(learn, static_argnums=(0, 1, 2))(
+        PLAIN, OPTIMIZER, scene.program, scene.backbone, state, scene.episodes, credit, credit > 0)
+    assert metrics.moved.tolist() == [False, True, False]
+    written = scene.episodes[0].log_probs[1].sum() / REWARDS.size
+    np.testing.assert_allclose(metrics.loss, [0, -written, 0], rtol=1e-4)
+    assert equal(rows(after.bank, 0), rows(state.bank, 0)) and not equal(rows(after.bank, 1), rows(state.bank, 1))
 
 
 def test_a_new_learner_has_one_optimizer_per_slot():

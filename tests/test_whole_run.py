@@ -10,6 +10,7 @@ from tensorboardX.proto.event_pb2 import Event
 from neuromas_jax.backbone import init_backbone
 from neuromas_jax.config import parse
 from neuromas_jax.experiments import run as experiment
+from neuromas_jax.experiments.check import check
 from neuromas_jax.methods import METHODS, TRAINED
 from neuromas_jax.train import run as train_run
 from neuromas_jax.train.metrics import read_metrics
@@ -41,7 +42,7 @@ def finished(tmp_path_factory):
     with patch.context() as patched:
         patched.setattr(train_run, "load_parts", lambda *_: parts)
         patched.setattr(experiment, "COMPILED", {})
-        experiment.check(CONFIG, workdir)
+        check(CONFIG, workdir)
         experiment.run_experiment(CONFIG, workdir)
         table = experiment.report(CONFIG, workdir)
     return workdir, table

@@ -55,3 +55,8 @@ def encode_questions(texts, bucket: int = 16, first_index: int = 0) -> Questions
         tokens[0, row, bucket - len(ids) :], valid[0, row, bucket - len(ids) :] = ids, True
     index = jnp.arange(first_index, first_index + len(texts), dtype=jnp.int32)
     return Questions(jnp.asarray(tokens), jnp.asarray(valid), index)
+
+
+def for_all(credit, program):
+    """One number per episode as that of every node, `[X, B, G]`."""
+    return jnp.broadcast_to(credit, (program.graph.size, *credit.shape))

@@ -8,10 +8,15 @@ import dataclasses
 import fcntl
 import json
 from pathlib import Path
+import zlib
 
 from neuromas_jax.config import Config
 from neuromas_jax.files import write_text
 from neuromas_jax.methods import make_method
+from neuromas_jax.train import checkpoint
+from neuromas_jax.train.loop import description
+from neuromas_jax.train.run import Run
+from neuromas_jax.train.stages import stage_runs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +41,9 @@ def trained_methods(config: Config, family: str) -> list[str]:
 
 
 def training_steps(config: Config, family: str) -> int:
-    return config.families[family].steps or config.training.steps
+    """Steps of every method of a family: its own, or those of its stages together, or the config's."""
+    chosen = config.families[family]
+    return chosen.steps or sum(stage.steps for stage in chosen.stages) or config.training.steps
 
 
 def sweep_cells(config: Config, family: str) -> list[Cell]:
@@ -88,3 +95,22 @@ def claim(folder: Path):
             yield False
             return
         yield True
+
+
+def identity(config: Config, family: str, method: str, seed: int, rate: float | None = None) -> str:
+    """Checksum of all that training depends on but its length: of a method in stages, of all of them and of what they grow from.
+
+    Raises CheckpointError where `init_from` holds nothing to grow from.
+    """
+    runs, parent = stage_runs(config, family, method, seed, rate)
+    belongs = description(runs[-1], seed)
+    if runs[0].method.stages[0].growth or len(runs) > 1:
+        stages = [dataclasses.asdict(run.method.stages[0]) for run in runs]
+        belongs["lineage"] = {"stages": stages, "parent": parent and parent.fingerprint}
+    return f"{zlib.crc32(checkpoint.fingerprint(belongs).encode()):08x}"
+
+
+def source_folder(config: Config, workdir: Path, run: Run, family: str, seed: int) -> Path:
+    """Where a method's trained adapters lie: in the folder that the config names, or where this experiment trains."""
+    stored = config.families[family].adapters
+    return (Path(stored) if stored else workdir / "train" / family) / f"{run.method.trained_as}_seed{seed}"

@@ -2,15 +2,19 @@
 
 import dataclasses
 import functools
+from pathlib import Path
 
 import jax
 
 from neuromas_jax.config import Config
+from neuromas_jax.experiments.adapters import load_adapters
+from neuromas_jax.experiments.cells import Cell, claim, identity, read_done, source_folder, write_done
+from neuromas_jax.methods import make_method
 from neuromas_jax.tasks import FileTask, Question, bbh_task, make_task
 from neuromas_jax.tasks.shallow import bar, majority
 from neuromas_jax.train.batches import distinct_questions
 from neuromas_jax.train.evaluate import evaluate
-from neuromas_jax.train.run import Compiled
+from neuromas_jax.train.run import Compiled, Run, compiled_for, make_run
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -82,3 +86,64 @@ def evaluate_method(compiled: Compiled, bank, sets: dict, family: str, seed: int
             "trainable_parameters": compiled.run.trainable_parameters if method.trained_as else 0, "learning_rate": learning_rate,
         })
     return records
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """One method and seed on all sets of a family.
+
+    Attributes:
+      folder: where its records lie.
+      source: the cell whose adapters are judged; None for the untrained graph.
+      belongs: what the records belong to; they are made again when it changes, as when training went on.
+    """
+
+    run: Run
+    folder: Path
+    source: Path | None
+    learning_rate: float | None
+    belongs: dict
+
+    def records(self) -> list[dict] | None:
+        """What was found, if it still holds: also the number of calls, which votes take from the graph beside them."""
+        done = read_done(self.folder)
+        holds = done and done["belongs"] == self.belongs
+        return done["records"] if holds and all(one["calls"] == self.run.method.calls for one in done["records"]) else None
+
+
+def evaluation_folder(workdir: Path, family: str, method: str, seed: int) -> Path:
+    return workdir / "evaluation" / family / f"{method}_seed{seed}"
+
+
+def plan_evaluation(config: Config, workdir: Path, family: str, method: str, seed: int) -> Evaluation | None:
+    """None while the adapters are not trained yet."""
+    run, source, trained = make_run(config, family, method), None, {}
+    if run.method.trained_as:
+        source = source_folder(config, workdir, run, family, seed)
+        trained = read_done(source)
+        if trained is None:
+            return None
+    belongs = {"made_with": identity(config, family, method, seed), "adapters": trained.get("adapters"),
+               "test_questions": config.test_questions, "files": list(config.families[family].files)}
+    return Evaluation(run, evaluation_folder(workdir, family, method, seed), source,
+                      trained.get("learning_rate"), belongs)
+
+
+def evaluated(cell: Cell, config: Config, workdir: Path) -> bool:
+    """Whether the records of every method that is judged with this trained cell's adapters are there and still hold."""
+    family = config.families[cell.family]
+    judged = [name for name in config.methods if make_method(name, config, family).trained_as == cell.method]
+    return all(plan_evaluation(config, workdir, cell.family, name, cell.seed).records() is not None for name in judged)
+
+
+def evaluate_family(config: Config, workdir: Path, family: str) -> None:
+    """Writes the records of every method and seed, unless they are there and still hold."""
+    sets = evaluation_sets(config, family)
+    for method in config.methods:
+        for seed in config.seeds:
+            plan = plan_evaluation(config, workdir, family, method, seed)
+            with claim(plan.folder) as mine:
+                if mine and plan.records() is None:
+                    bank = load_adapters(plan.source, plan.run, seed) if plan.source else plan.run.new_bank(seed)
+                    records = evaluate_method(compiled_for(plan.run), bank, sets, family, seed, plan.learning_rate)
+                    write_done(plan.folder, {"belongs": plan.belongs, "records": records})

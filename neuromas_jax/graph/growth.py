@@ -13,7 +13,7 @@ import dataclasses
 
 from neuromas_jax.graph.textgraph import Layer, TextGraph
 
-ALIGN = ("input", "output")
+PLACES = ("middle", "front", "double")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,26 +99,28 @@ def edit(graph: TextGraph, *edits: Edit) -> Grown:
     return grown
 
 
-def plan(graph: TextGraph, target: TextGraph, align: str = "input") -> tuple[Edit, ...]:
+def plan(graph: TextGraph, target: TextGraph, place: str = "middle") -> tuple[Edit, ...]:
     """Edits that lead from a graph to a bigger one.
 
     Args:
       graph: what is there.
       target: what is wanted.
-      align: with "input" the old layers before the readout stay the first ones and new layers come between them and the readout;
-        with "output" new layers come in front.
+      place: with "middle" the old layers before the readout stay the first ones and new layers come between them and the readout;
+        with "front" new layers come in front; with "double" the graph is doubled until it has as many layers.
 
     Raises:
       ValueError: the target has fewer layers, or a layer of it fewer nodes, other views or message lengths than the old layer
         in its place.
     """
-    if align not in ALIGN:
-        raise ValueError(f"align={align!r}; allowed are {', '.join(ALIGN)}")
+    if place not in PLACES:
+        raise ValueError(f"place={place!r}; allowed are {', '.join(PLACES)}")
     more = target.rounds - graph.rounds
     if more < 0:
         raise ValueError(f"{target} has {target.rounds} layers and {graph} has {graph.rounds}; a graph grows, it does not "
                          f"shrink: give a target of {graph.rounds} layers or more")
-    first = graph.rounds - 1 if align == "input" else 0
+    if place == "double":
+        return _finish((Double(),) * more, graph, target)
+    first = graph.rounds - 1 if place == "middle" else 0
     edits: list[Edit] = []
     for at in range(first, first + more):
         layer = target.layers[at]
@@ -132,14 +134,22 @@ def plan(graph: TextGraph, target: TextGraph, align: str = "input") -> tuple[Edi
                                  f"takes its place has {getattr(old, name)!r}; keep it, since its nodes were trained with it")
         if wanted.width < old.width:
             raise ValueError(f"layer {place} of {target} has width {wanted.width}, and the layer of {graph} that takes its place "
-                             f"has {old.width}; give it {old.width} nodes or more, or another align ({', '.join(ALIGN)})")
+                             f"has {old.width}; give it {old.width} nodes or more, or another place ({', '.join(PLACES)})")
         if wanted.width > old.width:
             edits.append(Widen(place, wanted.width - old.width))
+    return _finish(tuple(edits), graph, target)
+
+
+def _finish(edits: tuple[Edit, ...], graph: TextGraph, target: TextGraph) -> tuple[Edit, ...]:
+    """The edits, then the rewirings that are left. Raises ValueError where the layers reached are not those of the target."""
     reached = edit(graph, *edits).graph
-    for place, (has, wanted) in enumerate(zip(reached.layers, target.layers)):
-        if (has.reads, has.edges) != (wanted.reads, wanted.edges):
-            edits.append(Rewire(place, wanted.reads, wanted.edges))
-    return tuple(edits)
+    for number, (has, wanted) in enumerate(zip(reached.layers, target.layers)):
+        if dataclasses.replace(has, reads=(), edges=None) != dataclasses.replace(wanted, reads=(), edges=None):
+            raise ValueError(f"growing {graph} leads to {reached} with layer {number} as {has}, and {target} has {wanted} there; "
+                             "change the target, or the place of new layers")
+    return edits + tuple(Rewire(number, wanted.reads, wanted.edges)
+                         for number, (has, wanted) in enumerate(zip(reached.layers, target.layers))
+                         if (has.reads, has.edges) != (wanted.reads, wanted.edges))
 
 
 def _full(senders: int, width: int, edges) -> list[list[bool]]:

@@ -181,7 +181,7 @@ def text_graph(
     message_tokens: int | Sequence[int] = 16,
     reads: str | Sequence[Sequence[int]] = "previous",
     view: str | Sequence[str] = "all",
-    edges: Sequence | None = None,
+    edges: str | Sequence | None = None,
 ) -> TextGraph:
     """Builds a graph from its written form.
 
@@ -190,7 +190,8 @@ def text_graph(
       message_tokens: most tokens of a message; one number, or one per layer.
       reads: "previous", "all" (every earlier layer), or one sequence of earlier layers per layer.
       view: "all", "share" or "common"; one word, or one per layer.
-      edges: None, or per layer None or rows of bools (see `Layer.edges`).
+      edges: None (all), "tree" (the senders of a layer are dealt out in order, none read twice: in `4-2-1` nodes 0 and 1 are
+        read by node 4, nodes 2 and 3 by node 5), or per layer None or rows of bools (see `Layer.edges`).
 
     Raises:
       ValueError: with the offending value and the allowed ones.
@@ -213,6 +214,10 @@ def text_graph(
         if reads not in rules:
             raise ValueError(f"reads={reads!r}; allowed are 'previous', 'all', or one sequence of layers per layer")
         reads = [rules[reads](number) for number in range(len(widths))]
+    if isinstance(edges, str):
+        if edges != "tree":
+            raise ValueError(f"edges={edges!r}; allowed are None, 'tree', or one entry per layer")
+        edges = [_tree(sum(widths[source] for source in layer), width) for layer, width in zip(reads, widths)]
     edges = per_layer("edges", edges, type(None))
     return TextGraph(tuple(
         Layer(width, tokens, tuple(source), seen, None if mask is None else tuple(tuple(map(bool, row)) for row in mask))
@@ -220,6 +225,14 @@ def text_graph(
             widths, per_layer("message_tokens", message_tokens, int), per_layer("reads", reads, str),
             per_layer("view", view, str), edges)
     ))
+
+
+def _tree(senders: int, width: int):
+    """Edges of a layer whose senders are dealt out in order; each sender has one reader, each node a sender."""
+    if not senders or width == 1:
+        return None
+    return [[k * width // senders == node if senders >= width else k == node * senders // width for k in range(senders)]
+            for node in range(width)]
 
 
 def node_slots(graph: TextGraph, sharing: str | Sequence[int] = "per_node") -> tuple[int, ...]:

@@ -1,14 +1,40 @@
 """What a trained graph is compared with, all over the same rollout, prompts, parser and accounting.
 
-A method is a graph, a slot map and a rank: no method has a loop of its own. Where one method only evaluates what another has
-trained, `trained_as` names it. Budgets are counted in message tokens, so they stay equal where layers write messages of
-unequal length.
+A method is a graph, a slot map and a rank, or several in stages: no method has a loop of its own. Where one method only evaluates
+what another has trained, `trained_as` names it. Budgets are counted in message tokens, so they stay equal where layers write
+messages of unequal length.
 """
 
 import dataclasses
 
-from neuromas_jax.config import Config, FamilyConfig
+from neuromas_jax.config import Config, FamilyConfig, StageConfig
 from neuromas_jax.graph import TextGraph, node_slots, text_graph
+from neuromas_jax.rl.growth import Growth
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """One stage of a method's training.
+
+    Attributes:
+      graph: what runs.
+      slots: adapter slot of every node.
+      ranks: rank of every slot.
+      steps: of training; None where the experiment decides.
+      options: of the task, (name, value) pairs over the family's.
+      growth: how it goes on from the stage before; None for the first one.
+      anew: whether all slots start anew all the same, as a control.
+      stall: see `config.StageConfig`.
+    """
+
+    graph: TextGraph
+    slots: tuple[int, ...]
+    ranks: tuple[int, ...]
+    steps: int | None = None
+    options: tuple[tuple[str, object], ...] = ()
+    growth: Growth | None = None
+    anew: bool = False
+    stall: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,21 +43,29 @@ class Method:
 
     Attributes:
       name: its name.
-      graph: what runs.
-      slots: adapter slot of every node.
-      ranks: rank of every slot.
+      stages: how it is trained; the last one is what answers.
       trained_as: the method whose adapters it uses; None for the untrained graph.
       messages: "kept", "blanked" or "shuffled" between layers.
       votes: answers per question that are counted; 1 for a greedy answer.
     """
 
     name: str
-    graph: TextGraph
-    slots: tuple[int, ...]
-    ranks: tuple[int, ...]
+    stages: tuple[Stage, ...]
     trained_as: str | None
     messages: str = "kept"
     votes: int = 1
+
+    @property
+    def graph(self) -> TextGraph:
+        return self.stages[-1].graph
+
+    @property
+    def slots(self) -> tuple[int, ...]:
+        return self.stages[-1].slots
+
+    @property
+    def ranks(self) -> tuple[int, ...]:
+        return self.stages[-1].ranks
 
     @property
     def calls(self) -> int:
@@ -44,11 +78,12 @@ class Method:
         return self.graph.rounds
 
 
+GROWN = ("grown", "grown_anew", "graph_schedule", "graph_mixed", "graph_tied")
+TRAINED = ("graph", "graph_shared_adapter", "single_equal_parameters", "single_equal_tokens", "chain_equal_calls", *GROWN)
 METHODS = (
     "graph", "graph_untrained", "graph_shared_adapter", "graph_blanked", "graph_shuffled", "single_equal_parameters",
-    "single_equal_tokens", "chain_equal_calls", "vote_equal_tokens",
+    "single_equal_tokens", "chain_equal_calls", "vote_equal_tokens", *GROWN,
 )
-TRAINED = ("graph", "graph_shared_adapter", "single_equal_parameters", "single_equal_tokens", "chain_equal_calls")
 
 
 def check_methods(names) -> None:
@@ -73,34 +108,50 @@ def make_method(name: str, config: Config, family: FamilyConfig) -> Method:
       all its earlier messages and writing one as long as the node's in its place, layer by layer.
     - `vote_equal_tokens`: majority of sampled answers of `single_equal_parameters`, as many as reach the graph's token budget:
       one for each node where all messages are equally long.
+    - `grown`, `grown_anew`, `graph_schedule`, `graph_mixed`, `graph_tied`: see `methods.growth`.
 
     Raises:
       ValueError: an unknown method, a graph that cannot be built, or one whose last layer has several nodes.
     """
     check_methods([name])
-    options = config.graph
-    topology = family.topology or options.topology
-    graph = text_graph(topology, family.message_tokens, family.reads or options.reads, family.view, options.edges)
-    if graph.layers[-1].width > 1:
-        raise ValueError(f"topology {topology!r} ends in a layer of {graph.layers[-1].width} nodes, but only one answer "
-                         "is rewarded; the last layer must have one node, such as '4-2-1'")
-    slots = node_slots(graph, options.slots)
+    graph, slots = family_graph(config, family)
     rank = config.adapters.rank
-    total = (rank * (max(slots) + 1),)
+    ranks = (rank,) * (max(slots) + 1)
+    total = (sum(ranks),)
+    if name in GROWN:
+        from neuromas_jax.methods.growth import growth_stages  # it builds on this module
+
+        return Method(name, growth_stages(name, config, family), name)
     longest = max(layer.message_tokens for layer in graph.layers)
     if name.startswith("graph"):
         if name == "graph_shared_adapter":
-            return Method(name, graph, node_slots(graph, "shared"), total, name)
-        ranks = (rank,) * (max(slots) + 1)
+            return Method(name, (Stage(graph, node_slots(graph, "shared"), total),), name)
         messages = {"graph_blanked": "blanked", "graph_shuffled": "shuffled"}.get(name, "kept")
-        return Method(name, graph, slots, ranks, None if name == "graph_untrained" else "graph", messages)
+        return Method(name, (Stage(graph, slots, ranks),), None if name == "graph_untrained" else "graph", messages)
     if name == "chain_equal_calls":
         lengths = [layer.message_tokens for layer in graph.layers for _ in range(layer.width)]
         chain = text_graph("-".join("1" * graph.size), lengths, "all")
-        return Method(name, chain, node_slots(chain, "shared"), total, name)
+        return Method(name, (Stage(chain, node_slots(chain, "shared"), total),), name)
     length = graph.token_budget if name == "single_equal_tokens" else longest
-    single = text_graph("1", length)
+    single = (Stage(text_graph("1", length), (0,), total),)
     if name == "vote_equal_tokens":
         votes = -(-graph.token_budget // longest)
-        return Method(name, single, (0,), total, "single_equal_parameters", votes=votes)
-    return Method(name, single, (0,), total, name)
+        return Method(name, single, "single_equal_parameters", votes=votes)
+    return Method(name, single, name)
+
+
+def family_graph(config: Config, family: FamilyConfig, stage: StageConfig = StageConfig()) -> tuple[TextGraph, tuple[int, ...]]:
+    """The graph of a family, or of a stage on the way there, and the slots of its nodes.
+
+    Raises ValueError for a graph that cannot be built or has several readouts.
+    """
+    options = config.graph
+    topology = stage.topology or family.topology or options.topology
+    graph = text_graph(
+        topology, stage.message_tokens or family.message_tokens, stage.reads or family.reads or options.reads,
+        stage.view or family.view, stage.edges or family.edges or options.edges)
+    if graph.layers[-1].width > 1:
+        raise ValueError(f"topology {topology!r} ends in a layer of {graph.layers[-1].width} nodes, but only one answer "
+                         "is rewarded; the last layer must have one node, such as '4-2-1'")
+    words = stage.slots or options.slots
+    return graph, node_slots(graph, "per_node" if words == "kept" else words)  # kept: see `methods.growth.kept_rows`

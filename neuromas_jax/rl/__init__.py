@@ -3,9 +3,9 @@
 from neuromas_jax.rl.credit import CREDIT, advantages, check_credit, informative
 from neuromas_jax.rl.learner import message_distributions, written_log_probs
 from neuromas_jax.rl.objective import Objective
-from neuromas_jax.rl.update import LearnerState, Optimizer, UpdateMetrics, init_learner, update
+from neuromas_jax.rl.update import LearnerState, Optimizer, UpdateMetrics, init_learner, learn, update
 
 __all__ = [
     "CREDIT", "LearnerState", "Objective", "Optimizer", "UpdateMetrics", "advantages", "check_credit", "informative",
-    "init_learner", "message_distributions", "update", "written_log_probs",
+    "init_learner", "learn", "message_distributions", "update", "written_log_probs",
 ]

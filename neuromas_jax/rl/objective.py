@@ -18,11 +18,22 @@ class Objective:
       credit: name of the rule in `rl.credit`.
       entropy_bonus: weight of the mean entropy of each message token's distribution.
       kl_penalty: weight of the divergence KL(adapted || bare backbone) of each message token, over the whole vocabulary.
+      entropy_floor, floor_weight: nodes whose mean entropy per token (nats) is under the floor are pulled up to it with this
+        weight, and only then: a bonus that ends, for nodes that would settle before others have a use for them (ours).
+      floor_nodes: whom the floor is for; None for all. A stage of growth sets it to its new nodes.
     """
 
     credit: str = "leave_one_out"
     entropy_bonus: float = 0.0
     kl_penalty: float = 0.0
+    entropy_floor: float = 0.0
+    floor_weight: float = 0.0
+    floor_nodes: tuple[int, ...] | None = None
+
+    @property
+    def regularised(self) -> bool:
+        """Whether terms other than the reward weigh groups in which all episodes earned the same."""
+        return bool(self.entropy_bonus or self.kl_penalty or self.floor_weight)
 
 
 @jax.tree_util.register_dataclass
@@ -46,31 +57,37 @@ def layer_loss(
     log_probs: Float[Array, "N B G M V"],
     bare: Float[Array, "N B G M V"] | None,
     episodes: LayerEpisodes,
-    advantages: Float[Array, "B G"],
+    credit: Float[Array, "N B G"],
+    floored: Float[Array, "N"] | None = None,
 ) -> tuple[Float[Array, "N"], LayerSums]:
     """Loss of every node of a layer.
 
-    loss_n = -1 / (B G) * sum over questions, episodes and tokens of advantage * log-probability. The divisor is a constant:
+    loss_n = -1 / (B G) * sum over questions, episodes and tokens of credit * log-probability. The divisor is a constant:
     neither message length nor node count weighs an episode up or down. On-policy, one step: the ratio to the sampler is 1.
+    With a credit of ones it is the likelihood of what was written, for imitation.
 
     Args:
       objective: weights of the terms.
       log_probs: the learner's distribution at every message position; differentiated.
       bare: the same under the bare backbone; needed for `kl_penalty` only.
       episodes: what the layer wrote.
-      advantages: one number per question and episode.
+      credit: one number per node, question and episode: the episode's advantage, or a node's own.
+      floored: 1 for nodes that the entropy floor is for; needed for `floor_weight` only.
 
     Returns:
       One loss per node (their sum is differentiated), and sums for the metrics.
     """
     live = episodes.live.astype(log_probs.dtype)
     chosen = jnp.take_along_axis(log_probs, episodes.message[..., None], axis=-1)[..., 0]
-    episodes_count = advantages.size
+    episodes_count = credit[0].size
     fired = episodes.fired.astype(log_probs.dtype)
-    loss = -(chosen * live * (advantages * fired)[..., None]).sum(axis=(1, 2, 3)) / episodes_count
+    loss = -(chosen * live * (credit * fired)[..., None]).sum(axis=(1, 2, 3)) / episodes_count
     entropy = -row_sum(jnp.exp(log_probs), log_probs)
     if objective.entropy_bonus:
         loss = loss - objective.entropy_bonus * (entropy * live).sum(axis=(1, 2, 3)) / episodes_count
+    if objective.floor_weight:
+        mean = (entropy * live).sum(axis=(1, 2, 3)) / jnp.maximum(live.sum(axis=(1, 2, 3)), 1)
+        loss = loss + objective.floor_weight * floored * jnp.maximum(objective.entropy_floor - mean, 0)
     kl = jnp.zeros_like(entropy)
     if objective.kl_penalty:
         kl = row_sum(jnp.exp(log_probs), log_probs - bare)

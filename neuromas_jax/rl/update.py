@@ -75,16 +75,19 @@ class UpdateMetrics:
 
 
 def loss_of_bank(
-    objective: Objective, program: Program, backbone: Backbone, bank: Bank, episodes: Episodes, credit: Float[Array, "B G"]
+    objective: Objective, program: Program, backbone: Backbone, bank: Bank, episodes: Episodes, credit: Float[Array, "X B G"]
 ):
     """Sum of all nodes' losses, with (per-node losses, per-layer sums) beside it."""
     learned = message_distributions(program, backbone, bank, episodes)
     bare = (None,) * len(episodes)
     if objective.kl_penalty:
         bare = jax.lax.stop_gradient(message_distributions(program, backbone, None, episodes))
+    nodes = range(program.graph.size) if objective.floor_nodes is None else objective.floor_nodes
+    floored = jnp.zeros(program.graph.size).at[jnp.asarray(tuple(nodes), jnp.int32)].set(1.0)
     losses, sums = [], []
-    for log_probs, reference, layer in zip(learned, bare, episodes):
-        loss, layer_sums = layer_loss(objective, log_probs, reference, layer, credit)
+    for number, (log_probs, reference, layer) in enumerate(zip(learned, bare, episodes)):
+        rows = slice(program.graph.nodes(number).start, program.graph.nodes(number).stop)
+        loss, layer_sums = layer_loss(objective, log_probs, reference, layer, credit[rows], floored[rows])
         losses.append(loss)
         sums.append(layer_sums)
     losses = jnp.concatenate(losses)
@@ -92,15 +95,18 @@ def loss_of_bank(
 
 
 def accumulated_gradient(
-    objective: Objective, program: Program, backbone: Backbone, bank: Bank, episodes: Episodes, credit: Float[Array, "B G"]
+    objective: Objective, program: Program, backbone: Backbone, bank: Bank, episodes: Episodes, credit: Float[Array, "X B G"]
 ):
-    """Gradient of `loss_of_bank`, per-node losses and per-layer sums of the whole batch, one microbatch after another."""
-    batch, size = credit.shape[0], program.microbatch
+    """Gradient of `loss_of_bank`, per-node losses and per-layer sums of the whole batch, one microbatch after another.
+
+    An entropy floor looks at the mean of each microbatch.
+    """
+    batch, size = credit.shape[1], program.microbatch
     check_microbatch(size, batch)
 
     def of_questions(start):
         rows = take_questions(episodes, start, size)
-        mine = jax.lax.dynamic_slice_in_dim(credit, start, size)
+        mine = jax.lax.dynamic_slice_in_dim(credit, start, size, axis=1)
         gradient, (losses, sums) = jax.grad(
             lambda bank: loss_of_bank(objective, program, backbone, bank, rows, mine), has_aux=True)(bank)
         # A microbatch divides by its own size: all are alike, so the mean over them divides by that of the batch.
@@ -118,11 +124,54 @@ def accumulated_gradient(
     return gradient, losses, sums
 
 
-def live_slots(program: Program, episodes: Episodes, weight: Bool[Array, "B"]) -> Bool[Array, "S"]:
-    """Slots with a live row: some node on the slot fired in a group that carries weight in the loss."""
-    fired = jnp.concatenate([(layer.fired & weight[:, None]).any(axis=(1, 2)) for layer in episodes])
-    live = jnp.zeros((max(program.slots) + 1,), bool)
-    return live.at[jnp.asarray(program.slots)].max(fired)
+def live_slots(program: Program, state: LearnerState, episodes: Episodes, weight: Bool[Array, "X B G"]) -> Bool[Array, "S"]:
+    """Slots that may move: some node on the slot fired in an episode that weighs in its loss, and it is not held (rate 0)."""
+    fired = jnp.concatenate([layer.fired for layer in episodes])
+    live = jnp.zeros(state.learning_rate.shape, bool)
+    return live.at[jnp.asarray(program.slots)].max((fired & weight).any(axis=(1, 2))) & (state.learning_rate > 0)
+
+
+def learn(
+    objective: Objective,
+    optimizer: Optimizer,
+    program: Program,
+    backbone: Backbone,
+    state: LearnerState,
+    episodes: Episodes,
+    credit: Float[Array, "X B G"],
+    weight: Bool[Array, "X B G"],
+) -> tuple[LearnerState, UpdateMetrics]:
+    """One gradient step on every slot with a live row, for any credit: the part of `update` that knows no rewards. Pure.
+
+    A slot's parameters, moments and step count change only if it had a live row and its rate is not 0: stale Adam moments would
+    move it even on a zero gradient.
+
+    Args:
+      objective: optional terms.
+      optimizer: Adam's constants.
+      program: what produced the episodes.
+      backbone: the frozen decoder.
+      state: adapters, moments, learning rates; a slot of rate 0 is held.
+      episodes: what was written.
+      credit: of every node in every episode.
+      weight: episodes of a node that count as live rows.
+    """
+    gradient, losses, sums = accumulated_gradient(objective, program, backbone, state.bank, episodes, credit)
+    live = live_slots(program, state, episodes, weight)
+    norms = jax.vmap(optax.global_norm)(gradient)
+    direction, moments = jax.vmap(optimizer.transform().update)(gradient, state.moments)
+
+    def where_live(new, old):
+        return jnp.where(live.reshape(-1, *(1,) * (new.ndim - 1)), new, old)
+
+    def stepped(parameter, step):
+        rate = state.learning_rate.reshape(-1, *(1,) * (parameter.ndim - 1))
+        return parameter - (rate * step).astype(parameter.dtype)
+
+    bank = jax.tree.map(where_live, jax.tree.map(stepped, state.bank, direction), state.bank)
+    moments = jax.tree.map(where_live, moments, state.moments)
+    counted = weight.any(axis=(0, 2)).mean(dtype=jnp.float32)
+    return LearnerState(bank, moments, state.learning_rate), UpdateMetrics(losses, norms, live, sums, counted)
 
 
 def update(
@@ -136,9 +185,6 @@ def update(
 ) -> tuple[LearnerState, UpdateMetrics]:
     """One step of policy gradient on all nodes. Pure; jit it with the first three arguments static and `state` donated.
 
-    A slot's parameters, moments and step count change only if it had a live row: stale Adam moments would move it even on a
-    zero gradient.
-
     Args:
       objective: credit rule and optional terms.
       optimizer: Adam's constants.
@@ -148,22 +194,9 @@ def update(
       episodes: one rollout batch.
       rewards: one per question and episode.
     """
-    credit = advantages(objective.credit, rewards)
-    gradient, losses, sums = accumulated_gradient(objective, program, backbone, state.bank, episodes, credit)
+    shape = (program.graph.size, *rewards.shape)
+    credit = jnp.broadcast_to(advantages(objective.credit, rewards), shape)
     with_variance = informative(rewards)
-    regularised = bool(objective.entropy_bonus or objective.kl_penalty)  # these terms weigh every group
-    live = live_slots(program, episodes, with_variance | regularised)
-    norms = jax.vmap(optax.global_norm)(gradient)
-    direction, moments = jax.vmap(optimizer.transform().update)(gradient, state.moments)
-
-    def where_live(new, old):
-        return jnp.where(live.reshape(-1, *(1,) * (new.ndim - 1)), new, old)
-
-    def stepped(parameter, step):
-        rate = state.learning_rate.reshape(-1, *(1,) * (parameter.ndim - 1))
-        return parameter - (rate * step).astype(parameter.dtype)
-
-    bank = jax.tree.map(where_live, jax.tree.map(stepped, state.bank, direction), state.bank)
-    moments = jax.tree.map(where_live, moments, state.moments)
-    metrics = UpdateMetrics(losses, norms, live, sums, with_variance.mean(dtype=jnp.float32))
-    return LearnerState(bank, moments, state.learning_rate), metrics
+    weight = jnp.broadcast_to((with_variance | objective.regularised)[:, None], shape)
+    state, metrics = learn(objective, optimizer, program, backbone, state, episodes, credit, weight)
+    return state, dataclasses.replace(metrics, informative=with_variance.mean(dtype=jnp.float32))

@@ -25,7 +25,8 @@ from neuromas_jax.text.tokenizer import Tokenizer
 class PromptTemplate:
     """The fixed words of a node's prompt. No roles: a node learns its place, the question and its messages.
 
-    `tag` may use `{layer}` and `{index}` (both from 1); `slot` `{k}` (place in the inbox, from 1); `note` and `final`
+    `tag` may use `{layer}` and `{index}` (both from 1) and `{height}`, layers counted back from the readout, which is 1: with it
+    a node keeps its tag when layers are put in front of it. `slot` may use `{k}` (place in the inbox, from 1); `note` and `final`
     `{message_tokens}` and `{facts}`: how many facts of `tokens_per_fact` tokens fit into the message. Template text may hold
     control tokens; questions and messages cannot (see `text.tokenizer`).
     """
@@ -39,7 +40,7 @@ class PromptTemplate:
 
 
 BUDGET = ("message_tokens", "facts")
-PLACEHOLDERS = {"start": (), "tag": ("layer", "index"), "slot": ("k",), "note": BUDGET, "final": BUDGET}
+PLACEHOLDERS = {"start": (), "tag": ("layer", "height", "index"), "slot": ("k",), "note": BUDGET, "final": BUDGET}
 
 
 def check_template(template: PromptTemplate) -> None:
@@ -78,7 +79,8 @@ def layer_prompts(graph: TextGraph, template: PromptTemplate, tokenizer: Tokeniz
         senders = graph.senders(number)
         tails = []
         for index in range(layer.width):
-            tag = tuple(tokenizer.encode_template(template.tag.format(layer=number + 1, index=index + 1)))
+            tag = tuple(tokenizer.encode_template(template.tag.format(
+                layer=number + 1, height=len(graph.layers) - number, index=index + 1)))
             tails.append(tag if senders else tag + cue)
         slots = tuple(tuple(tokenizer.encode_template(template.slot.format(k=k + 1))) for k in range(len(senders)))
         prompts.append(LayerPrompt(tuple(tokenizer.encode_template(template.start.format())), tuple(tails), slots, cue))

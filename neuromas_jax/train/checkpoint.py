@@ -45,7 +45,8 @@ def describe(folder: Path, step: int) -> dict:
     """What a checkpoint says of itself. Raises CheckpointError if it cannot be read."""
     path = folder / f"step_{step:06d}"
     try:
-        return ocp.metadata(path.resolve()).custom_metadata
+        with quiet():
+            return ocp.metadata(path.resolve()).custom_metadata
     except Exception as error:  # Orbax raises whatever its file readers raise
         raise CheckpointError(f"checkpoint {path} cannot be read ({error}); {remedy(folder)}") from error
 
@@ -92,11 +93,24 @@ def restore(folder: Path, like, description: dict, most: int):
     step = newest(folder, description, most)
     if step is None:
         return None
+    return step, load(folder, step, like)
+
+
+SKIPPED = ocp.PLACEHOLDER
+"""In the place of a leaf of `load`'s pattern: that array is not read."""
+
+
+def load(folder: Path, step: int, like):
+    """The arrays of one checkpoint, each read straight to where that of `like` lives; leaves that are `SKIPPED` stay so.
+
+    Raises CheckpointError if it is damaged or holds other arrays.
+    """
     path = folder / f"step_{step:06d}"
-    abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like)
+    abstract = jax.tree.map(
+        lambda x: x if x is SKIPPED else jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like)
     try:
         with quiet():
-            return step, ocp.load(path.resolve(), abstract)
+            return ocp.load(path.resolve(), abstract)
     except Exception as error:
         first = str(error).strip().split("\n")[0][:200]  # Orbax goes on with pages of array specifications
         raise CheckpointError(f"checkpoint {path} is damaged ({first}); {remedy(folder)}") from error

@@ -12,12 +12,13 @@ import numpy as np
 
 from neuromas_jax.files import write_text
 from neuromas_jax.rl import LearnerState, UpdateMetrics, advantages, init_learner
-from neuromas_jax.rollout import Episodes, no_interventions
+from neuromas_jax.rl.growth import Growth, SlotOrigins, hidden_share, slot_rates
+from neuromas_jax.rollout import Episodes, Interventions, no_interventions
 from neuromas_jax.tasks import FileTask, Verdict
 from neuromas_jax.train import checkpoint
 from neuromas_jax.train.batches import distinct_questions, next_batch
 from neuromas_jax.train.evaluate import evaluate, message_texts, truncated
-from neuromas_jax.train.metrics import Metrics
+from neuromas_jax.train.metrics import Metrics, read_metrics
 from neuromas_jax.train.run import Compiled, Run
 
 
@@ -28,6 +29,39 @@ SEED_STRIDE, SEED_STARTS = 10_000_000, 214
 
 class NonFinite(FloatingPointError):
     """The loss or a gradient is not a finite number. The last good checkpoint is kept."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Start:
+    """Where a stage of growth starts; a run that starts from nothing has none.
+
+    Attributes:
+      state: before the stage's first step.
+      lineage: records of all growth so far, oldest first; see `train.stages`.
+      growth: rules of this stage.
+      origins: where its slots came from.
+      new_edges: `[reader, sender]`, edges into carried nodes that were not there before.
+    """
+
+    state: "TrainState"
+    lineage: list
+    growth: Growth
+    origins: SlotOrigins
+    new_edges: np.ndarray
+
+    def rates(self, rate: float, step: int) -> np.ndarray:
+        """Learning rate of every slot in the step after `step` steps."""
+        return slot_rates(self.growth, self.origins, rate, step)
+
+    def hidden(self, keep: Interventions, key: jax.Array, step: int) -> Interventions:
+        """New edges hidden for a share of the questions, in all of a question's episodes alike, so that a group differs in what
+        is written alone."""
+        share = hidden_share(self.growth, step)
+        if not share:
+            return keep
+        _, _, batch, _ = keep.shown.shape
+        drawn = jax.random.uniform(key, (*self.new_edges.shape, batch, 1)) < share
+        return dataclasses.replace(keep, shown=keep.shown & ~(drawn & self.new_edges[..., None, None]))
 
 
 @jax.tree_util.register_dataclass
@@ -61,7 +95,7 @@ def first_question(task, seed: int) -> int:
 def init_state(run: Run, seed: int) -> TrainState:
     """The state before the first step, a function of the run and its seed. Raises ValueError for a task without training rows."""
     learner = init_learner(run.optimizer, run.new_bank(seed))
-    return TrainState(learner, jax.random.key(seed), jnp.int32(0), jnp.int32(first_question(run.task, seed)))
+    return TrainState(learner, jax.random.key(seed), jnp.int32(0), jnp.int32(first_question(run.target, seed)))
 
 
 def system(run: Run) -> dict:
@@ -71,27 +105,42 @@ def system(run: Run) -> dict:
     return json.loads(json.dumps({"graph": graph, "adapters": dataclasses.asdict(run.config.adapters), "prompt": prompt}))
 
 
-def description(run: Run, seed: int) -> dict:
-    """What a checkpoint belongs to.
+def description(run: Run, seed: int, lineage: list = ()) -> dict:
+    """What a checkpoint belongs to; `lineage` tells of the growth that led to it.
 
-    Left out: steps and cadence, since a run may be made longer; what only trades time for memory; what only evaluation reads.
+    Left out: steps and cadence, since a run may be made longer; what only trades time for memory; what only evaluation reads;
+    and the entropy floor where there is none.
     """
     config = dataclasses.asdict(run.config)
-    kept = {name: config[name] for name in ("rollout", "objective")}
+    kept = {"rollout": config["rollout"], "objective": dataclasses.asdict(run.objective)}
     del kept["rollout"]["microbatch"]
-    family = {name: getattr(run.family, name) for name in ("task", "options", "buckets")}
+    if not run.objective.floor_weight:
+        for name in ("entropy_floor", "floor_weight", "floor_nodes"):
+            del kept["objective"][name]
+    family = {name: getattr(run.family, name) for name in ("task", "buckets")}
+    family["options"] = {**run.family.options, **dict(run.method.stages[0].options)}
     home = system(run)
     graph = home.pop("graph")
     text = {**home, **kept, "optimizer": dataclasses.asdict(run.optimizer), "family": family, "seed": seed}
     data = run.task.checksum() if isinstance(run.task, FileTask) else None
     return {"backbone": run.parts.fingerprint, "config": json.loads(json.dumps(text)), "data": data, "graph": graph,
-            "lineage": []}
+            "lineage": list(lineage)}
 
 
-def train(compiled: Compiled, folder: Path, seed: int, steps: int, title: str = "train") -> TrainState:
+def train(
+    compiled: Compiled, folder: Path, seed: int, steps: int, title: str = "train", start: Start | None = None
+) -> TrainState:
     """Trains to `steps`, going on from the folder's newest checkpoint if there is one.
 
     Writes `checkpoints/`, `metrics.jsonl`, `events/` and `episodes.txt` into the folder.
+
+    Args:
+      compiled: programs of the run.
+      folder: where everything is written.
+      seed: of adapters, questions and sampling.
+      steps: of training.
+      title: of the progress bar.
+      start: of a stage of growth; without it the run starts from nothing.
 
     Raises:
       NonFinite: with the step and the node; checkpoints are left as they are.
@@ -99,32 +148,40 @@ def train(compiled: Compiled, folder: Path, seed: int, steps: int, title: str = 
     """
     run, training = compiled.run, compiled.run.config.training
     batch_size, group = run.config.rollout.questions, run.config.rollout.group
-    state, belongs = init_state(run, seed), description(run, seed)
+    state = start.state if start else init_state(run, seed)
+    belongs = description(run, seed, start.lineage if start else [])
     found = checkpoint.restore(folder / "checkpoints", state, belongs, steps)
     if found:
         state = found[1]
-    validation = distinct_questions(run.task, "validation", None, training.validation_questions)
+    validation = distinct_questions(run.target, "validation", None, training.validation_questions)
+    own = distinct_questions(run.task, "validation", None, training.validation_questions)
     keep = no_interventions(run.method.graph, batch_size, group)
     folder.mkdir(parents=True, exist_ok=True)
     metrics = Metrics(folder, int(state.step), steps, title)
     cut_episodes(folder / "episodes.txt", int(state.step))
-    window = Window()
+    window, patience = Window(), run.method.stages[0].stall
+    over = stalled(folder, patience)
     try:
-        while int(state.step) < steps:
+        while int(state.step) < steps and not over:
             step = int(state.step)
             key = jax.random.fold_in(state.key, 2)  # purpose: rollout
+            learner = state.learner
             # 1. questions and what the graph writes
             questions, batch, cursor, skipped = next_batch(
                 run.task, int(state.cursor), batch_size, run.method.graph, run.parts.tokenizer,
                 run.family.buckets, run.config.rollout.too_long)
+            if start:  # young graphs: slots held, edges hidden
+                rates = start.rates(run.optimizer.learning_rate, step)
+                learner = dataclasses.replace(learner, learning_rate=jnp.asarray(rates))
+                shown = start.hidden(keep, jax.random.fold_in(jax.random.fold_in(state.key, 4), step), step)  # purpose: edges
             started, compiled_before = time.perf_counter(), sum(compiled.compile_seconds.values())
-            episodes = compiled.rollout(state.learner.bank, batch, keep, jax.random.fold_in(key, step))
+            episodes = compiled.rollout(learner.bank, batch, shown if start else keep, jax.random.fold_in(key, step))
             # 2. verdicts, on the host
             texts = message_texts(run.parts.tokenizer, run.program.sampling.end_id, episodes[-1])[0]
             verdicts = [[run.task.verify(text, question) for text in row] for row, question in zip(texts, questions)]
             rewards = np.asarray([[verdict.reward for verdict in row] for row in verdicts], np.float32)
             # 3. one step of policy gradient on all nodes
-            learner, numbers = compiled.update(state.learner, episodes, jnp.asarray(rewards), batch.tokens.shape[-1])
+            learner, numbers = compiled.update(learner, episodes, jnp.asarray(rewards), batch.tokens.shape[-1])
             numbers = jax.device_get(numbers)
             state = TrainState(learner, state.key, jnp.int32(step + 1), jnp.int32(cursor))
             check_finite(run, numbers, step + 1)
@@ -134,19 +191,32 @@ def train(compiled: Compiled, folder: Path, seed: int, steps: int, title: str = 
             last = step + 1 == steps
             if (step + 1) % training.evaluate_every == 0 or last or step == 0:
                 record = {"step": step + 1, **window.take(), "compile_seconds": round(compile_seconds, 2)}
-                record["nodes"] = node_numbers(compiled, state.learner.bank, episodes, numbers, validation, state.key)
+                influence = (step + 1) % (training.influence_every or training.evaluate_every) == 0 or last
+                record["nodes"] = node_numbers(compiled, state.learner.bank, episodes, numbers, validation, state.key, influence)
                 record["accuracy"] = record["nodes"].pop("accuracy")
+                if run.task is not run.target:
+                    record["stage_accuracy"] = evaluate(compiled, state.learner.bank, own, state.key).accuracy
                 metrics.write(record)
                 write_episodes(run, folder / "episodes.txt", step + 1, questions, episodes, verdicts, rewards)
                 window.accuracy = record["accuracy"]
+                over = stalled(folder, patience)
             metrics.progress(
                 accuracy=f"{window.accuracy:.2f}", reward=f"{rewards.mean():.2f}", tokens_per_s=f"{window.speed:.0f}")
             # 5. checkpoint
-            if (step + 1) % training.checkpoint_every == 0 or last:
+            if (step + 1) % training.checkpoint_every == 0 or last or over:
                 checkpoint.save(folder / "checkpoints", step + 1, state, belongs)
     finally:
         metrics.close()
     return state
+
+
+def stalled(folder: Path, patience: int, gain: float = 0.01) -> bool:
+    """Whether the last `patience` validations of a stage's own questions were all less than a point above the best before; never
+    with a patience of 0."""
+    if not patience:
+        return False
+    found = [record.get("stage_accuracy", record["accuracy"]) for record in read_metrics(folder)]
+    return len(found) > patience and max(found[-patience:]) < max(found[:-patience]) + gain
 
 
 @dataclasses.dataclass
@@ -172,7 +242,7 @@ class Window:
         """Means of the window and how many steps they are of; it starts afresh."""
         record = {
             "reward": self.reward / self.rows, "tokens_per_second": self.tokens / self.seconds,
-            "seconds": round(self.seconds, 2), "skipped_questions": self.skipped, "steps": self.steps,
+            "tokens": self.tokens, "seconds": round(self.seconds, 2), "skipped_questions": self.skipped, "steps": self.steps,
         }
         self.tokens, self.seconds, self.reward, self.rows, self.skipped, self.steps = 0, 0.0, 0.0, 0, 0, 0
         return record
@@ -196,9 +266,11 @@ def check_finite(run: Run, numbers: UpdateMetrics, step: int) -> None:
                 )
 
 
-def node_numbers(compiled: Compiled, bank, episodes: Episodes, numbers: UpdateMetrics, validation, key) -> dict:
+def node_numbers(
+    compiled: Compiled, bank, episodes: Episodes, numbers: UpdateMetrics, validation, key, influence: bool = True
+) -> dict:
     """Per node: gradient norm, entropy, message length and truncation in the last batch; format rate, commonest message and label
-    on validation, and how far accuracy falls there when its message is blanked."""
+    on validation, and with `influence` how far accuracy falls there when its message is blanked."""
     run = compiled.run
     graph, end_id = run.method.graph, run.program.sampling.end_id
     scores = evaluate(compiled, bank, validation, key)
@@ -207,10 +279,10 @@ def node_numbers(compiled: Compiled, bank, episodes: Episodes, numbers: UpdateMe
     tokens, entropy, kl, gap = sums
     length = np.concatenate([np.asarray(layer.live).sum(-1).mean((1, 2)) for layer in episodes])
     cut = np.concatenate([truncated(layer, end_id).mean((1, 2)) for layer in episodes])
-    readers = range(graph.size - graph.layers[-1].width)
+    senders = range(graph.size - graph.layers[-1].width) if influence else ()
     subset = scores.asked[: run.config.rollout.questions]
-    kept = evaluate(compiled, bank, subset, key).accuracy
-    blanked = [kept - evaluate(compiled, bank, subset, key, blanked=node).accuracy for node in readers]
+    kept = evaluate(compiled, bank, subset, key).accuracy if influence else None
+    blanked = [kept - evaluate(compiled, bank, subset, key, blanked=node).accuracy for node in senders]
     return {
         "accuracy": scores.accuracy,
         "gradient_norm": [float(numbers.gradient_norm[slot]) for slot in run.method.slots],
@@ -224,7 +296,7 @@ def node_numbers(compiled: Compiled, bank, episodes: Episodes, numbers: UpdateMe
         "top_message_share": [share for _, share in scores.top_messages],
         "label": [text for text, _ in scores.top_labels],
         "label_share": [share for _, share in scores.top_labels],
-        "blanked_loss": blanked + [None] * graph.layers[-1].width,
+        "blanked_loss": blanked + [None] * (graph.size - len(blanked)),
         "informative_groups": float(numbers.informative),
     }
 

@@ -14,7 +14,7 @@ from neuromas_jax.backbone.adapters import Bank, bank_parameters, default_merge,
 from neuromas_jax.backbone.huggingface import EMBEDDED
 from neuromas_jax.config import Config, FamilyConfig
 from neuromas_jax.methods import Method, make_method
-from neuromas_jax.rl import Objective, Optimizer, check_credit, update
+from neuromas_jax.rl import Objective, Optimizer, check_credit, learn, update
 from neuromas_jax.rollout import Program, make_program, make_sampling, rollout
 from neuromas_jax.rollout.microbatch import check_microbatch, default_microbatch
 from neuromas_jax.tasks import make_task
@@ -48,12 +48,17 @@ def load_parts(name: str, remat: bool = False) -> Parts:
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """One method on one family: static parts of training and evaluation."""
+    """One method on one family: static parts of training and evaluation.
+
+    Of a method with several stages it is one of them: `method.stages` then holds that one alone. `task` is what the stage trains
+    on, `target` the family's, which evaluation asks.
+    """
 
     config: Config
     family: FamilyConfig
     method: Method
     task: object
+    target: object
     parts: Parts
     program: Program
     answering: Program  # the same graph with one episode per question: greedy answers need no more
@@ -62,7 +67,8 @@ class Run:
 
     @property
     def trainable_parameters(self) -> int:
-        return bank_parameters(self.parts.backbone.config, self.method.ranks, self.config.adapters.sites)
+        used = [self.method.ranks[slot] for slot in sorted(set(self.method.slots))]  # a bank may have spare rows
+        return bank_parameters(self.parts.backbone.config, used, self.config.adapters.sites)
 
     def new_bank(self, seed: int) -> Bank:
         """Adapters at birth; a function of the seed alone."""
@@ -70,8 +76,8 @@ class Run:
         return init_bank(self.parts.backbone.config, self.method.ranks, key, self.config.adapters.sites)
 
 
-def make_run(config: Config, family_name: str, method_name: str, learning_rate: float | None = None) -> Run:
-    """Builds and checks all parts of one method on one family.
+def make_run(config: Config, family_name: str, method_name: str, learning_rate: float | None = None, stage: int = -1) -> Run:
+    """Builds and checks all parts of one stage, the last one by default, of one method on one family.
 
     Raises:
       ValueError: anything in the config, the data or the backbone's folder that does not fit, before any compile.
@@ -79,8 +85,15 @@ def make_run(config: Config, family_name: str, method_name: str, learning_rate: 
     """
     family = config.families[family_name]
     method = make_method(method_name, config, family)
+    return make_stage_run(config, family, dataclasses.replace(method, stages=(method.stages[stage],)), learning_rate)
+
+
+def make_stage_run(config: Config, family: FamilyConfig, method: Method, learning_rate: float | None = None) -> Run:
+    """Builds and checks all parts of a method of one stage. Raises as `make_run` does."""
     check_credit(config.objective.credit, config.rollout.group)
-    task = make_task(family.task, **dict(family.options))
+    target = make_task(family.task, **family.options)
+    options = dict(method.stages[0].options)
+    task = make_task(family.task, **{**family.options, **options}) if options else target
     parts = load_parts(config.backbone, config.remat)
     batch = config.rollout.questions
     microbatch = config.rollout.microbatch or default_microbatch(batch, config.rollout.group, method.graph)
@@ -93,7 +106,7 @@ def make_run(config: Config, family_name: str, method_name: str, learning_rate: 
     answering = dataclasses.replace(
         program, group=1, microbatch=config.rollout.microbatch or default_microbatch(batch, 1, method.graph))
     optimizer = config.optimizer if learning_rate is None else dataclasses.replace(config.optimizer, learning_rate=learning_rate)
-    return Run(config, family, method, task, parts, program, answering, config.objective, optimizer)
+    return Run(config, family, method, task, target, parts, program, answering, config.objective, optimizer)
 
 
 # For XLA on a CPU: the quickstart's programs compile faster, in less memory, and run as fast. From jax 0.11 on the newer fusion
@@ -118,6 +131,7 @@ class Compiled:
         self._answer = jax.jit(functools.partial(rollout, run.answering, greedy=True))
         constants = dataclasses.replace(run.optimizer, learning_rate=0.0)
         self._update = jax.jit(functools.partial(update, run.objective, constants, run.program), donate_argnums=1)
+        self._learn = jax.jit(functools.partial(learn, Objective(), constants, run.program), donate_argnums=1)
 
     def share(self, other: "Compiled") -> None:
         """Uses the programs of another run with the same static parts (`Program`, objective, optimizer constants, batch size)."""
@@ -144,3 +158,23 @@ class Compiled:
     def update(self, state, episodes, rewards, bucket: int):
         """`rl.update.update` for this run; `state` is donated."""
         return self._call("update", bucket, self._update, (self.run.parts.backbone, state, episodes, rewards))
+
+    def learn(self, state, episodes, credit, bucket: int):
+        """`rl.update.learn` for this run, by credit alone; rows with credit are live. `state` is donated."""
+        return self._call("learn", bucket, self._learn, (self.run.parts.backbone, state, episodes, credit, credit != 0))
+
+
+COMPILED: dict[tuple, Compiled] = {}
+
+
+def compiled_for(run: Run) -> Compiled:
+    """Programs are shared by every family, seed and learning rate that has the same static parts and shapes."""
+    constants = dataclasses.replace(run.optimizer, learning_rate=0.0)  # the rates are data, one per slot
+    backbone, config = run.parts.backbone, run.config
+    key = (run.program, run.objective, constants, backbone.config, backbone.remat,
+           run.method.ranks, config.adapters.sites, config.rollout.questions)
+    if key in COMPILED:
+        shared = Compiled(run)
+        shared.share(COMPILED[key])
+        return shared
+    return COMPILED.setdefault(key, Compiled(run))
