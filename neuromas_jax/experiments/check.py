@@ -1,5 +1,6 @@
 """Finds bad input before anything is compiled or written."""
 
+from collections.abc import Sequence
 import itertools
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from neuromas_jax.train import checkpoint
 from neuromas_jax.train.batches import TooLong, distinct_questions, question_ids
 from neuromas_jax.train.loop import description
 from neuromas_jax.train.run import Run, make_run
+from neuromas_jax.train.stages import INHERITING, stage_runs
 
 CHECKED_QUESTIONS = 200  # generated training questions of each depth whose length is known before the run starts
 
@@ -28,6 +30,9 @@ def check(config: Config, workdir: Path) -> None:
       ValueError: with the value, the allowed ones and the next step.
     """
     check_methods(config.methods)
+    if config.init_from and not set(config.methods) & set(INHERITING):
+        raise ValueError(f"config.init_from is {config.init_from!r} and would not be used: none of the methods "
+                         f"{', '.join(config.methods)} grows from a stored graph; add {' or '.join(INHERITING)}, or drop it")
     for family in config.families:
         runs = [make_run(config, family, method) for method in config.methods]
         jax.eval_shape(runs[0].new_bank, 0)  # names an unknown adapter site, and draws nothing
@@ -41,7 +46,10 @@ def check(config: Config, workdir: Path) -> None:
             if config.families[family].adapters and run.method.trained_as:
                 for seed in config.seeds:
                     load_adapters(source_folder(config, workdir, run, family, seed), run, seed)
-        check_questions(config, family, runs)
+        seeds = (*config.seeds, config.sweep.seed) if config.sweep.learning_rates else config.seeds
+        stages = [run for method, seed in itertools.product(trained_methods(config, family), seeds)
+                  for run in stage_runs(config, family, method, seed)[0]]
+        check_questions(config, family, runs, stages)
         if not config.families[family].adapters:
             check_cells(config, workdir, family)
         for method, seed in itertools.product(config.methods, config.seeds):
@@ -79,21 +87,22 @@ def check_cell(cell: Cell, stage: str, config: Config, workdir: Path) -> bool:
     return done
 
 
-def check_questions(config: Config, family: str, runs: list[Run]) -> None:
+def check_questions(config: Config, family: str, runs: list[Run], stages: Sequence[Run] = ()) -> None:
     """Looks at the questions that the family's runs will ask: all that are evaluated, and all of a file or a sample of those
-    that training draws.
+    that training draws, in `stages` too.
 
     Raises:
       ValueError: a split is too small, or questions are longer than the largest bucket and `rollout.too_long` forbids it. With
         "skip" too, each set must hold one question that fits.
     """
-    task = runs[0].task
     asked = {name if depth is None else f"{name} (depth {depth})": chosen.questions
              for (name, depth), chosen in evaluation_sets(config, family).items()}
     if not asked:
         raise ValueError(f"family {family!r} has no question in split test; give a larger file, or name BBH files in its `files`")
     if trained_methods(config, family) and not config.families[family].adapters:
-        asked |= training_questions(config, family, task)
+        for run in {run.method.stages[0].options: run for run in (runs[0], *stages)}.values():
+            options = "".join(f", {name}={value!r}" for name, value in run.method.stages[0].options)
+            asked |= training_questions(config, f"{family}{options}", run.task)
     for name, questions in asked.items():
         for run in {run.method.graph.layers[-1].message_tokens: run for run in runs}.values():
             check_answers(name, questions, run)

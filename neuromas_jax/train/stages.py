@@ -273,7 +273,9 @@ def load_parent(stored: Stored, run: Run, programs: Callable[[Run], Compiled]) -
     Raises:
       CheckpointError: it is damaged.
     """
-    like = jax.eval_shape(lambda: init_state(stored.run, 0))
+    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here),
+                        jax.eval_shape(lambda: init_state(stored.run, 0)))
     skipped = checkpoint.SKIPPED
     loaded = checkpoint.load(stored.folder, stored.step, dataclasses.replace(like, key=skipped, step=skipped))
     return Parent(programs(stored.run), loaded.learner, int(loaded.cursor), stored.samples, stored.lineage,
