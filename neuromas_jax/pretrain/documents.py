@@ -38,6 +38,7 @@ class Mixture:
     wrong: float = 0.05  # wrong values in the inbox
     empty: float = 0.05  # empty messages in the inbox
     cut: float = 0.02  # messages in the inbox that end with a label without its value
+    tags: float = 0.0  # notes, practice apart, whose tag tells the label of their first fact (`tag_of`); else it is random
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,11 +76,16 @@ class DocumentWriter:
             ready = rng.choice(combining).needs if combining else ()
         page.inbox(_inbox(page, slots, ready, final))
         page.cue(self.template.final if final else self.template.note, count)
+        stated = None
         for _ in range(rng.randint(1, count) - final):
             fact = page.choose(page.shown, without_answer=final, practice=page.practice)
             if fact is None:  # nothing can be stated: no part is shown and the inbox is empty
                 break
             page.fact(fact)
+            stated = stated or fact
+        # No draw where no tags are wanted: the documents of the embedded backbone stay as they were.
+        if mix.tags and stated and not final and not page.practice and rng.random() < mix.tags:
+            page.retag(*tag_of(question, stated, rng))
         if final:
             page.fact(question.facts[-1])
         page.end()
@@ -144,11 +150,17 @@ class _Page:
         layer, index = rng.randint(1, LARGEST_TAG), rng.randint(1, LARGEST_TAG)
         self._add(writer.control(writer.template.start), 0.0)
         self._add(writer.tokenizer.encode(view), 0.0)
+        self.tag_at = len(self.tokens)
         self._add(writer.control(writer.template.tag.format(layer=layer, index=index)), 0.0)
 
     def _add(self, ids: Sequence[int], weight: float) -> None:
         self.tokens.extend(ids)
         self.weights.extend([weight] * len(ids))
+
+    def retag(self, layer: int, index: int) -> None:
+        """Writes another tag in the place of the random one; tags carry no loss and all have one length."""
+        tag = self.writer.control(self.writer.template.tag.format(layer=layer, index=index))
+        self.tokens[self.tag_at : self.tag_at + len(tag)] = tag
 
     def sees(self, fact: Fact) -> bool:
         """Whether the text that the fact stands on is shown."""
@@ -213,6 +225,20 @@ class _Page:
 
     def end(self) -> None:
         self._add([self.writer.tokenizer.end_id], 1.0)
+
+
+def tag_of(question: Question, fact: Fact, rng: random.Random) -> tuple[int, int]:
+    """A tag (layer, index) that stands for the label of a fact, for backbones that are to have seen useful tags.
+
+    Labels are counted in the order of the alphabet, two places further with every layer, round and round: the nodes of a layer
+    have labels of their own, so tags break the symmetry between nodes; but they are no solution, since the same tag means the
+    same whatever graph the node stands in. The layer is drawn, the index follows.
+    """
+    labels = sorted(other.label for other in question.facts if other.label != "answer") or [fact.label]
+    place = labels.index(fact.label) if fact.label in labels else 0
+    layer = rng.randint(1, LARGEST_TAG)
+    index = (place - 2 * (layer - 1)) % len(labels)
+    return layer, 1 + index % LARGEST_TAG
 
 
 def _view(question: Question, rng: random.Random) -> str:
