@@ -4,14 +4,8 @@ Every key is a field of a dataclass below; any other key raises, with the allowe
 Values are checked against the fields' annotations; a list will do for a tuple. See `configs/quickstart.py`.
 """
 
-import ast
-import contextlib
 import dataclasses
-import difflib
-import math
 import re
-import types
-import typing
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,20 +13,13 @@ from neuromas_jax.backbone.decoder import LINEAR_SITES
 from neuromas_jax.rl.growth import Growth
 from neuromas_jax.rl.objective import Objective
 from neuromas_jax.rl.update import Optimizer
+from neuromas_jax.settings import EXAMPLES, nearest, section, value_of
 from neuromas_jax.text.prompt import PromptTemplate, check_template
 
 TOO_LONG = ("error", "skip")
-ELSEWHERE = {  # fields that the package sets itself, and the key that decides them
-    "optimizer.learning_rate": "config.learning_rate, such as dict(default=2e-3, graph=4e-3)",
-    "prompt.tokens_per_fact": "families.<name>.tokens_per_fact",
-}
 OPTIONS = {  # of tasks, which check the rest themselves
     "depths": tuple[int, ...], "weights": tuple[float, ...], "held_out_depth": int, "path": str, "file": str, "name": str,
     "number": bool, "evaluation_only": bool, "uneven": bool, "far": float,
-}
-EXAMPLES = {
-    "families": "dict(listops=dict())", "learning_rate": "dict(default=2e-3)",
-    "graph.reads": "((), (0,), (0, 1))", "graph.edges": "(None, ((True, True), (True, False)))",
 }
 
 
@@ -207,7 +194,7 @@ def parse(config: Mapping) -> Config:
       ValueError: unknown or unused key, wrong type, or a value out of range.
     """
     values = config.to_dict() if hasattr(config, "to_dict") else dict(config)
-    parsed = _section(Config, values, "")
+    parsed = section(Config, values, "")
     families = parsed.families
     if not families:
         raise ValueError(f"config.families is {families!r}; name at least one family, such as {EXAMPLES['families']}")
@@ -222,87 +209,6 @@ def parse(config: Mapping) -> Config:
     _check_rates(parsed, values)
     _check_unused(parsed, values)
     return parsed
-
-
-def _section(kind, values: Mapping, where: str):
-    """A dataclass from a mapping. Raises ValueError naming an unknown key, the allowed ones and the nearest, or a wrong type."""
-    prefix = f"{where}." if where else ""
-    fields = {field.name: field for field in dataclasses.fields(kind) if prefix + field.name not in ELSEWHERE}
-    if not isinstance(values, Mapping):
-        raise ValueError(f"config.{where} is {values!r}; give a dict with keys among {', '.join(fields)}")
-    for key, value in values.items():
-        place = f"{prefix}{key}"
-        if place in ELSEWHERE:
-            raise ValueError(f"config key {place!r} is {value!r} and would not be used; set {ELSEWHERE[place]} instead")
-        if key not in fields:
-            raise ValueError(f"unknown config key {place!r}; allowed here are {', '.join(fields)}{_nearest(key, fields)}")
-    return kind(**{key: _value(value, fields[key].type, prefix + key) for key, value in values.items()})
-
-
-def _nearest(name, allowed) -> str:
-    near = difflib.get_close_matches(str(name), allowed, n=1)
-    return f"; did you mean {near[0]!r}?" if near else ""
-
-
-def _value(value, hint, place: str):
-    """The value as its annotation says, lists turned to tuples. Raises ValueError with the key, the value and the form."""
-    if dataclasses.is_dataclass(hint):
-        return _section(hint, value, place)
-    entries = typing.get_args(hint)[:1] if typing.get_origin(hint) is tuple else ()
-    if entries and dataclasses.is_dataclass(entries[0]) and isinstance(value, (list, tuple)):
-        return tuple(_section(entries[0], entry, f"{place}.{number}") for number, entry in enumerate(value))
-    if typing.get_origin(hint) is dict and isinstance(value, Mapping):
-        wrong = [key for key in value if not isinstance(key, str)]
-        if wrong:
-            raise ValueError(f"config key {place!r} has the key {wrong[0]!r}; it must be a text, such as {str(wrong[0])!r}")
-        return {key: _value(entry, typing.get_args(hint)[1], f"{place}.{key}") for key, entry in value.items()}
-    value = _without_lists(value)
-    if isinstance(value, str) and value.startswith("("):  # a flag of a key that may be a text or a tuple comes as text
-        with contextlib.suppress(ValueError, SyntaxError):
-            written = _without_lists(ast.literal_eval(value))
-            value = written if _fits(written, hint) else value
-    if not _fits(value, hint):
-        # A lone entry where several may stand is the likeliest slip.
-        alone = typing.get_origin(hint) is tuple and _fits(value, typing.get_args(hint)[0])
-        example = repr((value,)) if alone else EXAMPLES.get(place)
-        such_as = f", such as {example}" if example else ""
-        raise ValueError(f"config key {place!r} is {value!r}; it must be {_form(hint)}{such_as}")
-    return value
-
-
-def _without_lists(value):
-    return tuple(map(_without_lists, value)) if isinstance(value, (list, tuple)) else value
-
-
-def _fits(value, hint) -> bool:
-    """Whether a value is of an annotated type: numbers, texts, None, tuples and unions of them; `Any` is any of these."""
-    kind, inner = typing.get_origin(hint), typing.get_args(hint)
-    if hint is Any:
-        return _fits(value, bool | float | str | None) or isinstance(value, tuple) and all(_fits(entry, Any) for entry in value)
-    if kind is types.UnionType:
-        return any(_fits(value, one) for one in inner)
-    if kind is tuple:
-        return isinstance(value, tuple) and all(_fits(entry, inner[0]) for entry in value)
-    if hint is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < math.inf
-    return kind is None and isinstance(value, hint) and (hint is bool or not isinstance(value, bool))
-
-
-def _form(hint, many: bool = False) -> str:
-    """An annotated type in words."""
-    kind, inner = typing.get_origin(hint), typing.get_args(hint)
-    if kind is types.UnionType:
-        return " or ".join(_form(one, many) for one in inner)
-    if kind is tuple:
-        return f"{'tuples' if many else 'a tuple'} of {_form(inner[0], True)}"
-    if kind is dict:
-        return f"a dict from names to {_form(inner[1], True)}"
-    one, several = {
-        int: ("a whole number", "whole numbers"), float: ("a finite number", "finite numbers"), str: ("a text", "texts"),
-        bool: ("True or False",) * 2, types.NoneType: ("None",) * 2,
-        Any: ("a number, a text, None, or a tuple of these", "numbers, texts, None, or tuples of these"),
-    }.get(hint, ("a dict", "dicts"))
-    return several if many else one
 
 
 def _check_rates(config: Config, values: Mapping) -> None:
@@ -320,7 +226,7 @@ def _check_rates(config: Config, values: Mapping) -> None:
     for name, rate in config.learning_rate.items():
         if name not in allowed:
             raise ValueError(f"config key 'learning_rate.{name}' is {rate} and would not be used, since no such method is "
-                             f"trained; allowed are {', '.join(allowed)}{_nearest(name, allowed)}")
+                             f"trained; allowed are {', '.join(allowed)}{nearest(name, allowed)}")
 
 
 def _check_unused(config: Config, values: Mapping) -> None:
@@ -332,6 +238,31 @@ def _check_unused(config: Config, values: Mapping) -> None:
                                  "trained adapters, so nothing is trained; drop it, or drop `adapters` of a family")
 
 
+def _check_stages(config: Config, name: str, family: FamilyConfig) -> None:
+    """Refuses stages that cannot be trained, or settings beside them that would decide nothing."""
+    for number, stage in enumerate(family.stages):
+        place = f"families.{name}.stages.{number}"
+        for field, low in (("steps", 1), ("stall", 0)):
+            if getattr(stage, field) < low:
+                raise ValueError(f"config key '{place}.{field}' is {getattr(stage, field)}; it must be {low} or more")
+        if stage.stall and number == len(family.stages) - 1:
+            raise ValueError(f"config key '{place}.stall' is {stage.stall} and would not be used, since no stage follows; "
+                             "drop it")
+    if family.stages and family.stages[0].growth != Growth() and not config.init_from:
+        raise ValueError(f"config key 'families.{name}.stages.0.growth' would not be used, since the first stage starts from "
+                         "nothing; drop it, or set config.init_from")
+    if family.stages and family.steps is not None:
+        raise ValueError(f"config key 'families.{name}.steps' is {family.steps} and would not be used, since the stages have "
+                         f"{sum(stage.steps for stage in family.stages)} steps together; drop one of the two")
+    if family.stages and config.sweep.steps is not None:
+        raise ValueError(f"config key 'sweep.steps' is {config.sweep.steps}, and family {name!r} has stages, whose steps are "
+                         "their own; drop it")
+    every = config.training.influence_every
+    if every is not None and every % config.training.evaluate_every:
+        raise ValueError(f"config key 'training.influence_every' is {every}; it must be a multiple of training.evaluate_every, "
+                         f"which is {config.training.evaluate_every}")
+
+
 def _check(config: Config) -> None:
     check_template(config.prompt)
     families = config.families.items()
@@ -339,9 +270,12 @@ def _check(config: Config) -> None:
         ("rollout.questions", config.rollout.questions, 1), ("rollout.group", config.rollout.group, 1),
         ("rollout.microbatch", config.rollout.microbatch, 1),
         ("training.steps", config.training.steps, 1), ("training.evaluate_every", config.training.evaluate_every, 1),
-        ("training.checkpoint_every", config.training.checkpoint_every, 1), ("workers", config.workers, 1),
+        ("training.checkpoint_every", config.training.checkpoint_every, 1),
+        ("training.influence_every", config.training.influence_every, 1), ("workers", config.workers, 1),
         ("training.validation_questions", config.training.validation_questions, 1), ("test_questions", config.test_questions, 1),
         ("adapters.rank", config.adapters.rank, 1), ("sweep.steps", config.sweep.steps, 1),
+        ("objective.entropy_floor", config.objective.entropy_floor, 0),
+        ("objective.floor_weight", config.objective.floor_weight, 0),
         ("objective.entropy_bonus", config.objective.entropy_bonus, 0), ("objective.kl_penalty", config.objective.kl_penalty, 0),
         *((f"families.{name}.tokens_per_fact", family.tokens_per_fact, 1) for name, family in families),
         *((f"families.{name}.message_tokens", family.message_tokens, 2) for name, family in families),
@@ -382,6 +316,7 @@ def _check(config: Config) -> None:
         raise ValueError(f"config key 'sweep.seed' is {config.sweep.seed}, which is also reported; "
                          f"choose a seed outside {config.seeds}")
     for name, family in config.families.items():
+        _check_stages(config, name, family)
         if family.adapters and family.steps is not None:
             raise ValueError(f"config key 'families.{name}.steps' is {family.steps} and would not be used, since the adapters "
                              f"come from {family.adapters!r}; drop one of the two")
@@ -389,4 +324,4 @@ def _check(config: Config) -> None:
             raise ValueError(f"config key 'families.{name}.buckets' is {family.buckets}; give increasing lengths of 1 or more")
         for option, hint in OPTIONS.items():
             if option in family.options:
-                _value(family.options[option], hint, f"families.{name}.options.{option}")
+                value_of(family.options[option], hint, f"families.{name}.options.{option}")

@@ -19,10 +19,11 @@ from neuromas_jax import main as command
 from neuromas_jax.config import Config, parse
 from neuromas_jax.experiments import evaluation, run
 from neuromas_jax.experiments.check import check
+from neuromas_jax.train.run import make_run
 from neuromas_jax.experiments.cells import learning_rate
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-EXPERIMENTS = sorted(path.stem for path in CONFIGS.glob("*.py") if path.stem != "embedded_backbone")
+EXPERIMENTS = sorted(path.stem for path in CONFIGS.glob("*.py") if not path.stem.endswith("_backbone"))
 
 
 def load(name):
@@ -129,8 +130,20 @@ def test_a_learning_rate_holds_for_the_method_that_trains():
     (dict(seeds=(2**32,)), "'seeds' holds 4294967296; a seed is 0 or more and below"),
     (dict(sweep=dict(learning_rates=(1e-3, 1e-3))), "'sweep.learning_rates' is .*give each rate once"),
     (dict(order=("boolean",)), "config.order is .*name each of the families listops once"),
+    (dict(families=dict(listops=dict(stages=(dict(steps=0),)))), "'families.listops.stages.0.steps' is 0; it must be 1 or more"),
+    (dict(families=dict(listops=dict(stages=(dict(topolgy="2-1"),)))),
+     "unknown config key 'families.listops.stages.0.topolgy'.*did you mean 'topology'"),
+    (dict(families=dict(listops=dict(stages=(dict(steps=1, growth=dict(hold=1)),)))),
+     "'families.listops.stages.0.growth' would not be used, since the first stage starts from nothing"),
+    (dict(families=dict(listops=dict(stages=(dict(steps=1, growth=dict(new="grow")),)))),
+     "growth.new is 'grow'; allowed are zero_b"),
+    (dict(families=dict(listops=dict(steps=3, stages=(dict(steps=1),)))),
+     "is 3 and would not be used, since the stages have 1 steps"),
+    (dict(families=dict(listops=dict(stages=(dict(steps=1, stall=2),)))), "stages.0.stall' is 2 and would not be used"),
+    (dict(training=dict(evaluate_every=10, influence_every=15)), "influence_every' is 15; it must be a multiple"),
+    (dict(objective=dict(floor_nodes=(1,))), "'objective.floor_nodes' is .* and would not be used"),
     (dict(prompt=dict(tag="<node> {role}")),
-     "config key 'prompt.tag' is '<node> {role}' with the placeholder {role}; allowed here: {layer}, {index}"),
+     "config key 'prompt.tag' is '<node> {role}' with the placeholder {role}; allowed here: {layer}, {height}, {index}"),
     (dict(prompt=dict(note="<note> {")), "config key 'prompt.note' is '<note> {' .*write a brace that stands for itself twice"),
     (dict(families=dict(arithmetic=dict(options=dict(far="high")))),
      "config key 'families.arithmetic.options.far' is 'high'; it must"),
@@ -180,12 +193,13 @@ def test_every_config_parses_and_all_its_cells_are_built(name, tmp_path):
     check(config, tmp_path)
     for family in config.families:
         for method in config.methods:
-            assert run.make_run(config, family, method).trainable_parameters > 0
+            assert make_run(config, family, method).trainable_parameters > 0
 
 
 @pytest.mark.parametrize("name, family", TRAINED)
 def test_every_family_of_every_config_runs_a_step(name, family, tmp_path, monkeypatch):
-    """The graph, one step, few questions, and of one family its BBH file, whole; the config's own settings otherwise.
+    """The graph or all stages of its growth, one step each, few questions, and of one family its BBH file, whole; its own
+    settings otherwise.
 
     Compiling is most of the time: all have the longest of the configs' buckets, so that families
     with like messages share programs (the test above looks at the buckets as they stand). Shallow rules see few questions.
@@ -194,18 +208,20 @@ def test_every_family_of_every_config_runs_a_step(name, family, tmp_path, monkey
     values = load(name).to_dict()
     own = {"files": (), **values["families"][family]}
     own.update(buckets=(BUCKET,), files=own["files"] if family == "boolean" else (), steps=None)
+    own["stages"] = tuple({**stage, "steps": 1} for stage in own.get("stages", ()))
+    method, steps = ("grown", len(own["stages"])) if own["stages"] else ("graph", 1)
     values.pop("sweep", None)
     values.update(
-        families={family: own}, order=(), methods=("graph",), seeds=values["seeds"][:1], test_questions=2, workers=1,
-        learning_rate=dict(default=2e-3), rollout={**values["rollout"], "questions": 2, "group": 2},
+        families={family: own}, order=(), methods=(method,), seeds=values.get("seeds", (0,))[:1], test_questions=2, workers=1,
+        learning_rate=dict(default=2e-3), rollout={**values.get("rollout", {}), "questions": 2, "group": 2},
         training={**values["training"], "steps": 1, "validation_questions": 2},
     )
     config = parse(values)
     run.run_experiment(config, tmp_path)
-    cell = tmp_path / "train" / family / f"graph_seed{config.seeds[0]}"
-    assert json.loads((cell / "done.json").read_text())["steps"] == 1 and (cell / "adapters.safetensors").exists()
+    cell = tmp_path / "train" / family / f"{method}_seed{config.seeds[0]}"
+    assert json.loads((cell / "done.json").read_text())["steps"] == steps and (cell / "adapters.safetensors").exists()
     records = {(record["set"], record["depth"]): record for record in map(json.loads, open(tmp_path / "results.jsonl"))}
-    task = run.make_run(config, family, "graph").task
+    task = make_run(config, family, "graph").task
     assert records.keys() >= {*((family, depth) for depth in task.depths), (f"{family}_held_out", task.held_out_depth)}
     assert all(0 < record["n"] <= 2 for (asked, _), record in records.items() if not asked.startswith("bbh"))
     assert [records[f"bbh_{file}", None]["n"] for file in config.families[family].files] == [250] * (family == "boolean")

@@ -79,11 +79,12 @@ class Method:
 
 
 GROWN = ("grown", "grown_anew", "graph_schedule", "graph_mixed", "graph_tied")
-TRAINED = ("graph", "graph_shared_adapter", "single_equal_parameters", "single_equal_tokens", "chain_equal_calls", *GROWN)
-METHODS = (
+WHOLE = (  # methods without stages
     "graph", "graph_untrained", "graph_shared_adapter", "graph_blanked", "graph_shuffled", "single_equal_parameters",
-    "single_equal_tokens", "chain_equal_calls", "vote_equal_tokens", *GROWN,
+    "single_equal_tokens", "chain_equal_calls", "vote_equal_tokens",
 )
+METHODS = WHOLE + GROWN
+TRAINED = ("graph", "graph_shared_adapter", "single_equal_parameters", "single_equal_tokens", "chain_equal_calls", *GROWN)
 
 
 def check_methods(names) -> None:

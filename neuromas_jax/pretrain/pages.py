@@ -14,7 +14,7 @@ import jax
 from ml_collections import config_flags
 
 from neuromas_jax.config import Config, parse
-from neuromas_jax.methods import TRAINED
+from neuromas_jax.methods import TRAINED, WHOLE
 from neuromas_jax.rollout import no_interventions
 from neuromas_jax.tasks import Question
 from neuromas_jax.train.batches import pad_questions, question_ids
@@ -109,7 +109,7 @@ def main(arguments):
     print("| family | method | whole facts, % | facts a message | in reach, % | of these right, % |")
     print("| --- | --- | --- | --- | --- | --- |")
     for family in arguments[1:] or config.families:
-        for method in TRAINED:
+        for method in (name for name in TRAINED if name in WHOLE):
             if method == "graph_shared_adapter":  # before training it is the graph
                 continue
             found = read_pages(config, family, method)
