@@ -198,8 +198,8 @@ def test_every_config_parses_and_all_its_cells_are_built(name, tmp_path):
 
 @pytest.mark.parametrize("name, family", TRAINED)
 def test_every_family_of_every_config_runs_a_step(name, family, tmp_path, monkeypatch):
-    """The graph or all stages of its growth, one step each, few questions, and of one family its BBH file, whole; its own
-    settings otherwise.
+    """The graph or all stages of its growth, one step each, few questions, and of one family its BBH file, whole; its
+    own settings otherwise.
 
     Compiling is most of the time: all have the longest of the configs' buckets, so that families
     with like messages share programs (the test above looks at the buckets as they stand). Shallow rules see few questions.

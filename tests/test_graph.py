@@ -3,6 +3,8 @@
 import pytest
 
 from neuromas_jax.graph import Layer, TextGraph, node_slots, text_graph
+from neuromas_jax.text.prompt import PromptTemplate, layer_prompts
+from tests.tiny import tokenizer
 
 
 @pytest.mark.parametrize("written", ["1", "4-2-1", "2-2-1", "16-8-4-1", "12-1"])
@@ -120,3 +122,23 @@ def test_drawing_tells_what_every_layer_reads_and_writes():
     assert len(lines) == 3 and "[0] [1] [2] [3]" in lines[0] and "question (share)" in lines[0] and "writes 2 tokens" in lines[0]
     assert lines[1].strip().startswith("layer 2") and "question + layer 1;" in lines[1] and "[4] [5]" in lines[1]
     assert lines[2].strip().startswith("readout 3") and "question + layer 1 + layer 2; writes 4 tokens" in lines[2]
+
+
+def test_a_tree_deals_senders_out_in_order():
+    graph = text_graph("4-2-1", edges="tree")
+    assert graph.edge_mask(1) == ((True, True, False, False), (False, False, True, True)) and graph.layers[2].edges is None
+    assert text_graph("5-2-1", edges="tree").edge_mask(1) == ((True, True, True, False, False), (False, False, False, True, True))
+    wide = text_graph("2-4-1", edges="tree")  # fewer senders than nodes: each sender has several readers
+    assert wide.edge_mask(1) == ((True, False), (True, False), (False, True), (False, True))
+    assert text_graph("4-2-1", edges="all") == text_graph("4-2-1")
+    with pytest.raises(ValueError, match="edges='ring'; allowed are 'all', 'tree', or one entry per layer"):
+        text_graph("4-2-1", edges="ring")
+
+
+def test_height_counts_layers_from_the_readout():
+    """A node keeps such a tag when a layer is put in front of it."""
+    template = PromptTemplate(tag="<node> {height} {index}")
+    short, long = (layer_prompts(text_graph(name), template, tokenizer()) for name in ("2-1", "4-2-1"))
+    assert [tokenizer().decode(prompt.tails[0], keep_added=True).split("<note>")[0].strip() for prompt in long] == [
+        "<node> 3 1", "<node> 2 1", "<node> 1 1"]
+    assert long[2].tails == short[1].tails and long[1].tails[1] == short[0].tails[1][: len(long[1].tails[1])]

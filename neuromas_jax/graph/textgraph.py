@@ -190,7 +190,7 @@ def text_graph(
       message_tokens: most tokens of a message; one number, or one per layer.
       reads: "previous", "all" (every earlier layer), or one sequence of earlier layers per layer.
       view: "all", "share" or "common"; one word, or one per layer.
-      edges: None (all), "tree" (the senders of a layer are dealt out in order, none read twice: in `4-2-1` nodes 0 and 1 are
+      edges: None or "all", "tree" (the senders of a layer are dealt out in order, none read twice: in `4-2-1` nodes 0 and 1 are
         read by node 4, nodes 2 and 3 by node 5), or per layer None or rows of bools (see `Layer.edges`).
 
     Raises:
@@ -215,9 +215,10 @@ def text_graph(
             raise ValueError(f"reads={reads!r}; allowed are 'previous', 'all', or one sequence of layers per layer")
         reads = [rules[reads](number) for number in range(len(widths))]
     if isinstance(edges, str):
-        if edges != "tree":
-            raise ValueError(f"edges={edges!r}; allowed are None, 'tree', or one entry per layer")
-        edges = [_tree(sum(widths[source] for source in layer), width) for layer, width in zip(reads, widths)]
+        if edges not in ("all", "tree"):
+            raise ValueError(f"edges={edges!r}; allowed are 'all', 'tree', or one entry per layer, None or rows of bools")
+        edges = None if edges == "all" else [
+            _tree(sum(widths[source] for source in layer), width) for layer, width in zip(reads, widths)]
     edges = per_layer("edges", edges, type(None))
     return TextGraph(tuple(
         Layer(width, tokens, tuple(source), seen, None if mask is None else tuple(tuple(map(bool, row)) for row in mask))
