@@ -17,6 +17,7 @@ from neuromas_jax.experiments.check import check
 from neuromas_jax.experiments.training import do_cell
 from neuromas_jax.graph import text_graph
 from neuromas_jax.graph.growth import edit, plan
+from neuromas_jax.graph.lineage import lineage_tree
 from neuromas_jax.rollout import no_interventions
 from neuromas_jax.tasks import Task, Verdict
 from neuromas_jax.train import checkpoint, loop, run as train_run, stages
@@ -25,7 +26,7 @@ from neuromas_jax.train.imitate import forced
 from neuromas_jax.train.loop import init_state
 from neuromas_jax.train.metrics import read_metrics
 from neuromas_jax.train.run import Parts, compiled_for
-from neuromas_jax.train.stages import find_parent, lineage_tree, read_stored, stage_runs
+from neuromas_jax.train.stages import find_parent, read_stored, stage_runs
 from tests.tiny import tiny_config, tokenizer
 
 EASY, HARD = dict(depths=(1,), weights=(1.0,)), dict(depths=(2,), weights=(1.0,))
@@ -112,7 +113,7 @@ def test_the_lineage_travels_in_the_checkpoint_and_prints_as_a_tree(finished):
     done = read_done(folder)
     assert done["lineage"] == said["lineage"] and done["samples"] == 3 * STEPS * 16 and done["steps"] == 3 * STEPS
     tree = lineage_tree(done["lineage"], done["samples"], 0.5)
-    assert tree.splitlines()[0] == f"1  from stage0_1/step_{STEPS:06d}" and "└─ 2-1  Deepen; place front" in tree
+    assert tree.splitlines()[0] == f"1  from stage0_1/step_{STEPS:06d}" and "└─ 2-1  Deepen; new zero_b, place front" in tree
     assert "   └─ 2-2-1  Deepen" in tree and f"now {3 * STEPS * 16} samples, accuracy 50.0 %" in tree
     assert lineage_tree([]) == "grown from nothing"
 

@@ -9,6 +9,7 @@ from neuromas_jax.analysis.pooling import Pool, SetResults, between, difference,
 from neuromas_jax.config import Config
 from neuromas_jax.experiments.cells import read_done, sweep_cells, trained_methods
 from neuromas_jax.methods import METHODS, make_method
+from neuromas_jax.graph.lineage import lineage_tree
 from neuromas_jax.train.metrics import read_metrics
 
 LEGEND = """\
@@ -39,12 +40,14 @@ class Trained:
       sweep: validation accuracy by method and learning rate.
       cost: what finished cells of training and sweep left in `done.json`, by method.
       episodes: the last two episodes of the graph's first seed, as text.
+      lineages: of methods in stages, by (method, seed): how the graph grew, as text.
     """
 
     metrics: dict[tuple[str, int], list[dict]]
     sweep: dict[str, dict[float, float]]
     cost: dict[str, list[dict]]
     episodes: list[str]
+    lineages: dict[tuple[str, int], str]
 
     def graph(self) -> dict[int, list[dict]]:
         """Metrics of the graph by seed."""
@@ -97,6 +100,10 @@ def family_section(config: Config, workdir: Path, family: str, sets: list[SetRes
         lines += [f"### Training on {family}", ""]
         lines += picture(plots.draw_curves(workdir / f"curves_{family}.png", family, trained.metrics),
                          f"learning curves on {family}")
+    if trained.lineages:
+        lines += ["How the graphs grew. Accuracy is that on validation questions of the last stage's kind; samples are episodes, "
+                  "all ancestors' included:", "", "```text"]
+        lines += [f"{method}, seed {seed}: {tree}" for (method, seed), tree in trained.lineages.items()] + ["```", ""]
     if runs := trained.graph():
         graph = make_method("graph", config, config.families[family]).graph
         lines += labour(graph, runs)
@@ -115,7 +122,7 @@ def family_section(config: Config, workdir: Path, family: str, sets: list[SetRes
 
 def read_trained(config: Config, workdir: Path, family: str) -> Trained:
     """Reads what lies under `train/` and `sweep/` of this config's cells; those without numbers yet are left out."""
-    metrics, sweep, cost, episodes = {}, {}, {}, []
+    metrics, sweep, cost, episodes, lineages = {}, {}, {}, [], {}
     methods = sorted(trained_methods(config, family), key=METHODS.index)
     for method, seed in itertools.product(methods, config.seeds):
         folder = workdir / "train" / family / f"{method}_seed{seed}"
@@ -123,6 +130,8 @@ def read_trained(config: Config, workdir: Path, family: str) -> Trained:
             metrics[method, seed] = found
         if done := read_done(folder):
             cost.setdefault(method, []).append(done)
+            if done.get("lineage"):
+                lineages[method, seed] = lineage_tree(done["lineage"], done["samples"], done["validation"])
         if method == "graph" and not episodes and (folder / "episodes.txt").exists():
             written = (folder / "episodes.txt").read_text(encoding="utf-8").split("== step ")[1:]
             episodes = ["== step " + text.strip() for text in written[-2:]]
@@ -131,7 +140,7 @@ def read_trained(config: Config, workdir: Path, family: str) -> Trained:
             sweep.setdefault(cell.method, {})[cell.learning_rate] = done["validation"]
             if "diverged" not in done:
                 cost.setdefault(cell.method, []).append(done)
-    return Trained(metrics, sweep, cost, episodes)
+    return Trained(metrics, sweep, cost, episodes, lineages)
 
 
 def place(method: str) -> int:

@@ -37,7 +37,7 @@ class Start:
 
     Attributes:
       state: before the stage's first step.
-      lineage: records of all growth so far, oldest first; see `train.stages`.
+      lineage: records of all growth so far, oldest first; see `graph.lineage`.
       growth: rules of this stage.
       origins: where its slots came from.
       new_edges: `[reader, sender]`, edges into carried nodes that were not there before.

@@ -1,15 +1,4 @@
-"""Training in stages: each stage's graph grows out of the one before, and a lineage record tells how.
-
-A record of the lineage, one per growth, oldest first:
-
-    graph, parent_graph   as written, "4-2-1"
-    parent                the checkpoint that it grew from
-    edits                 what was done to the graph, as text
-    growth                the rules, see `rl.growth.Growth`
-    before, after         accuracy of the parent, and of the grown graph before its first step of training, on `questions`
-                          validation questions of the family
-    samples               episodes spent so far by all ancestors, imitation included
-"""
+"""Training in stages: each stage's graph grows out of the one before, and a lineage record tells how (`graph.lineage`)."""
 
 from collections.abc import Callable, Sequence
 import dataclasses
@@ -26,7 +15,7 @@ from neuromas_jax.graph import Layer, TextGraph
 from neuromas_jax.graph.growth import Edit, Grown, edit, plan
 from neuromas_jax.methods import Method, Stage, make_method
 from neuromas_jax.rl import LearnerState, init_learner
-from neuromas_jax.rl.growth import Growth, grow_learner, slot_origins
+from neuromas_jax.rl.growth import grow_learner, slot_origins
 from neuromas_jax.train import checkpoint
 from neuromas_jax.train.batches import distinct_questions
 from neuromas_jax.train.evaluate import evaluate
@@ -315,25 +304,3 @@ def read_stored(run: Run, folder: Path) -> Stored:
 
 def _tuples(value):
     return tuple(map(_tuples, value)) if isinstance(value, list) else value
-
-
-def lineage_tree(lineage: list, samples: int | None = None, accuracy: float | None = None) -> str:
-    """A lineage as lines of text.
-
-    >>> print(lineage_tree(checkpoint.describe(folder, step)["lineage"]))
-    2-1  7,680 samples
-    └─ 4-2-1  Deepen(...), Rewire(...); new nodes: zero_b; 22.7 % before, 23.4 % right after
-    """
-    if not lineage:
-        return "grown from nothing"
-    lines = [f"{lineage[0]['parent_graph']}  from {lineage[0]['parent']}"]
-    for depth, one in enumerate(lineage):
-        kinds = ", ".join(edit.split("(")[0] for edit in one["edits"]) or "no edit"
-        rules = {name: value for name, value in one["growth"].items() if value != getattr(Growth(), name)}
-        rule = "all slots anew" if one["anew"] else ", ".join(f"{name} {value}" for name, value in rules.items()) or "zero_b"
-        lines.append(f"{'   ' * depth}└─ {one['graph']}  {kinds}; {rule}; after {one['samples']:,} samples; accuracy "
-                     f"{100 * one['before']:.1f} % before, {100 * one['after']:.1f} % right after")
-    if samples is not None:
-        now = "" if accuracy is None else f", accuracy {100 * accuracy:.1f} %"
-        lines.append(f"{'   ' * len(lineage)}   now {samples:,} samples{now}")
-    return "\n".join(lines)
