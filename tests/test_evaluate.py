@@ -43,6 +43,9 @@ class Scripted:
     def answer(self, bank, batch, keep, key):
         return self.rollout(bank, batch, keep, key, group=1)
 
+    def sample(self, bank, batch, keep, key):
+        return self.rollout(bank, batch, keep, key, group=1)
+
     def rollout(self, bank, batch, keep, key, group=GROUP):
         self.calls.append(SimpleNamespace(batch=batch, keep=keep, key=key, group=group))
         keys = [str(jax.random.key_data(call.key)) for call in self.calls]

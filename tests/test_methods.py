@@ -3,7 +3,8 @@
 import pytest
 
 from neuromas_jax.config import parse
-from neuromas_jax.methods import TRAINED, WHOLE, check_methods, make_method
+from neuromas_jax.methods import FROZEN, TRAINED, WHOLE, check_methods, make_method
+from tests.tiny import PLAIN
 
 CHAIN = ((), (0,), (0, 1), (0, 1, 2), (0, 1, 2, 3), (0, 1, 2, 3, 4), (0, 1, 2, 3, 4, 5))
 GRAPH = "4-2-1", ((), (0,), (1,))
@@ -11,7 +12,7 @@ SINGLE = "1", ((),)
 RANK = 3
 
 
-def methods(message_tokens, topology="4-2-1", names=WHOLE, **graph):
+def methods(message_tokens, topology="4-2-1", names=PLAIN, **graph):
     config = parse(dict(families=dict(listops=dict(message_tokens=message_tokens)), adapters=dict(rank=RANK),
                         graph=dict(topology=topology, **graph)))
     return {name: make_method(name, config, config.families["listops"]) for name in names}
@@ -22,8 +23,8 @@ def lengths(method):
 
 
 def test_names():
-    assert len(WHOLE) == 9
-    assert {name: method.name for name, method in methods(6).items()} == {name: name for name in WHOLE}
+    assert len(PLAIN) == 9 and set(WHOLE) == {*PLAIN, *FROZEN, "graph_random"}
+    assert {name: method.name for name, method in methods(6).items()} == {name: name for name in PLAIN}
 
 
 @pytest.mark.parametrize("message_tokens", [6, (8, 8, 2)])
@@ -80,7 +81,7 @@ def test_whose_adapters_are_used_and_what_is_done_to_messages():
         "single_equal_tokens": "single_equal_tokens", "chain_equal_calls": "chain_equal_calls",
         "vote_equal_tokens": "single_equal_parameters",
     }
-    assert [name for name in TRAINED if name in WHOLE] == list(name for name, method in made.items() if method.trained_as == name)
+    assert [name for name in TRAINED if name in PLAIN] == list(name for name, method in made.items() if method.trained_as == name)
     for name, method in made.items():
         assert method.messages == {"graph_blanked": "blanked", "graph_shuffled": "shuffled"}.get(name, "kept"), name
         if method.trained_as:  # its adapters fit, node for node
@@ -93,7 +94,7 @@ def test_reads_edges_and_views_are_the_graphs_own():
     config = parse(dict(
         families=dict(parts=dict(message_tokens=4, view=("share", "common", "all"))),
         graph=dict(topology="2-2-1", reads="all", edges=(None, ((True, False), (True, True)), None))))
-    for name in WHOLE:
+    for name in PLAIN:
         graph = make_method(name, config, config.families["parts"]).graph
         if name.startswith("graph"):
             assert [layer.reads for layer in graph.layers] == [(), (0,), (0, 1)], name
@@ -104,7 +105,7 @@ def test_reads_edges_and_views_are_the_graphs_own():
 
 
 def test_unknown_and_repeated_methods_are_refused():
-    check_methods(WHOLE)
+    check_methods(PLAIN)
     with pytest.raises(ValueError, match="unknown method 'solo'; allowed are graph, graph_untrained, .*vote_equal_tokens"):
         check_methods(("graph", "solo"))
     with pytest.raises(ValueError, match="unknown method 'solo'; allowed are graph"):
@@ -115,7 +116,7 @@ def test_unknown_and_repeated_methods_are_refused():
         check_methods(())
 
 
-@pytest.mark.parametrize("name", WHOLE)
+@pytest.mark.parametrize("name", PLAIN)
 def test_a_wide_readout_is_refused(name):
     with pytest.raises(ValueError, match="'4-2' ends in a layer of 2 nodes.*the last layer must have one node, such as '4-2-1'"):
         methods(6, "4-2", names=(name,))

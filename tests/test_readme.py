@@ -11,7 +11,8 @@ from neuromas_jax.config import parse
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```python\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
-LINES = re.findall(r"^ {4}(config\..*)$", README, re.MULTILINE)
+PROSE = re.sub(r"^```python\n.*?^```$", "", README, flags=re.MULTILINE | re.DOTALL)
+LINES = re.findall(r"^ {4}(config\..*)$", PROSE, re.MULTILINE)
 
 
 def test_there_is_something_to_run():

@@ -9,8 +9,8 @@ from neuromas_jax.analysis.pooling import Pool, difference, gather, headline, re
 from neuromas_jax.analysis.report import write_report
 from neuromas_jax.analysis.table import insert, readme_table
 from neuromas_jax.config import parse
-from neuromas_jax.methods import WHOLE
 from neuromas_jax.train.evaluate import wilson
+from tests.tiny import PLAIN
 
 COST = {"steps": 50, "run_seconds": 40.2, "compile_seconds": 2.0, "peak_memory_gib": 1.25}
 ACCURACY = {"graph": 0.95, "graph_untrained": 0.1, "graph_shared_adapter": 0.3, "chain_equal_calls": 0.9}
@@ -18,7 +18,7 @@ ACCURACY = {"graph": 0.95, "graph_untrained": 0.1, "graph_shared_adapter": 0.3, 
 
 def configure(**changes):
     families = dict(listops=dict(), boolean=dict(files=("boolean_expressions",), adapters="elsewhere"))
-    return parse(dict(families=families, methods=WHOLE, seeds=(0, 1, 2),
+    return parse(dict(families=families, methods=PLAIN, seeds=(0, 1, 2),
                       sweep=dict(learning_rates=(1e-3, 3e-3, 6e-3)), **changes))
 
 
@@ -39,7 +39,7 @@ def record(method="graph", seed=0, family="listops", name=None, depth=3, n=100, 
 def everything(seeds=(0, 1, 2)):
     places = [("listops", None, 2), ("listops", None, 3), ("listops", "listops_held_out", 4),
               ("boolean", "bbh_boolean_expressions", None)]
-    return [record(method, seed, family, name, depth) for method in WHOLE for seed in seeds for family, name, depth in places]
+    return [record(method, seed, family, name, depth) for method in PLAIN for seed in seeds for family, name, depth in places]
 
 
 def metric(step, labels):

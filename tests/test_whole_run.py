@@ -11,11 +11,11 @@ from neuromas_jax.backbone import init_backbone
 from neuromas_jax.config import parse
 from neuromas_jax.experiments import run as experiment
 from neuromas_jax.experiments.check import check
-from neuromas_jax.methods import TRAINED, WHOLE
+from neuromas_jax.methods import TRAINED
 from neuromas_jax.train import run as train_run
 from neuromas_jax.train.metrics import read_metrics
 from neuromas_jax.train.run import Parts
-from tests.tiny import tiny_config, tokenizer
+from tests.tiny import PLAIN, tiny_config, tokenizer
 
 FIELDS = {  # of results.jsonl, with the type of each
     "method": str, "topology": str, "set": str, "depth": (int, type(None)), "seed": int, "n": int, "accuracy": float,
@@ -29,7 +29,7 @@ CONFIG = parse(dict(
     families=dict(
         listops=dict(options=dict(depths=(1,), weights=(1.0,), held_out_depth=2), buckets=(16,)),
         boolean=dict(options=dict(depths=(7,), weights=(1.0,), held_out_depth=8), buckets=(16,), files=("boolean_expressions",))),
-    order=("listops", "boolean"), methods=WHOLE, graph=dict(topology="2-1"), rollout=dict(questions=2, group=2),
+    order=("listops", "boolean"), methods=PLAIN, graph=dict(topology="2-1"), rollout=dict(questions=2, group=2),
     sweep=dict(learning_rates=(1e-3, 2e-3), seed=100, steps=1), test_questions=3,
     training=dict(steps=2, evaluate_every=1, checkpoint_every=2, validation_questions=2)))
 
@@ -52,8 +52,8 @@ def test_every_method_leaves_every_field(finished):
     workdir, table = finished
     records = [json.loads(line) for line in (workdir / "results.jsonl").read_text().splitlines()]
     sets = {("listops", 1), ("listops_held_out", 2), ("boolean", 7), ("boolean_held_out", 8), ("bbh_boolean_expressions", None)}
-    assert {(one["method"], one["set"], one["depth"]) for one in records} == {(name, *one) for name in WHOLE for one in sets}
-    assert len(records) == len(WHOLE) * len(sets)
+    assert {(one["method"], one["set"], one["depth"]) for one in records} == {(name, *one) for name in PLAIN for one in sets}
+    assert len(records) == len(PLAIN) * len(sets)
     for record in records:
         for field, kind in FIELDS.items():
             assert isinstance(record[field], kind), (record["method"], field, record[field])
@@ -68,7 +68,7 @@ def test_every_method_leaves_every_field(finished):
 
 def test_every_trained_method_leaves_its_numbers(finished):
     workdir, _ = finished
-    for method in (name for name in TRAINED if name in WHOLE):
+    for method in (name for name in TRAINED if name in PLAIN):
         folder = workdir / "train" / "listops" / f"{method}_seed0"
         records = read_metrics(folder)
         assert [record["step"] for record in records] == [1, 2]

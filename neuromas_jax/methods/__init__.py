@@ -25,6 +25,7 @@ class Stage:
       growth: how it goes on from the stage before; None for the first one.
       anew: whether all slots start anew all the same, as a control.
       stall: see `config.StageConfig`.
+      finals: layers before the last one whose nodes are asked for the final answer too.
     """
 
     graph: TextGraph
@@ -35,6 +36,7 @@ class Stage:
     growth: Growth | None = None
     anew: bool = False
     stall: int = 0
+    finals: tuple[int, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +48,8 @@ class Method:
       stages: how it is trained; the last one is what answers.
       trained_as: the method whose adapters it uses; None for the untrained graph.
       messages: "kept", "blanked" or "shuffled" between layers.
-      votes: answers per question that are counted; 1 for a greedy answer.
+      votes: answers per question that are counted, of each node of the last layer; 1 for one pass.
+      sampled: whether one pass samples its messages; else they are the most likely ones. Votes are always sampled.
     """
 
     name: str
@@ -54,6 +57,7 @@ class Method:
     trained_as: str | None
     messages: str = "kept"
     votes: int = 1
+    sampled: bool = False
 
     @property
     def graph(self) -> TextGraph:
@@ -79,12 +83,15 @@ class Method:
 
 
 GROWN = ("grown", "grown_anew", "graph_schedule", "graph_mixed", "graph_tied")
+FROZEN = ("direct", "self_consistency", "self_refine", "debate", "mixture_of_agents")
 WHOLE = (  # methods without stages
-    "graph", "graph_untrained", "graph_shared_adapter", "graph_blanked", "graph_shuffled", "single_equal_parameters",
-    "single_equal_tokens", "chain_equal_calls", "vote_equal_tokens",
+    "graph", "graph_untrained", "graph_shared_adapter", "graph_blanked", "graph_shuffled", "graph_random",
+    "single_equal_parameters", "single_equal_tokens", "chain_equal_calls", "vote_equal_tokens", *FROZEN,
 )
 METHODS = WHOLE + GROWN
-TRAINED = ("graph", "graph_shared_adapter", "single_equal_parameters", "single_equal_tokens", "chain_equal_calls", *GROWN)
+TRAINED = (
+    "graph", "graph_shared_adapter", "graph_random", "single_equal_parameters", "single_equal_tokens", "chain_equal_calls",
+    *GROWN)
 
 
 def check_methods(names) -> None:
@@ -109,6 +116,8 @@ def make_method(name: str, config: Config, family: FamilyConfig) -> Method:
       all its earlier messages and writing one as long as the node's in its place, layer by layer.
     - `vote_equal_tokens`: majority of sampled answers of `single_equal_parameters`, as many as reach the graph's token budget:
       one for each node where all messages are equally long.
+    - `graph_random`: a random graph of as many nodes, trained as the graph is; see `methods.inference.random_graph`.
+    - `direct`, `self_consistency`, `self_refine`, `debate`, `mixture_of_agents`: the bare backbone; see `methods.inference`.
     - `grown`, `grown_anew`, `graph_schedule`, `graph_mixed`, `graph_tied`: see `methods.growth`.
 
     Raises:
@@ -124,6 +133,14 @@ def make_method(name: str, config: Config, family: FamilyConfig) -> Method:
 
         return Method(name, growth_stages(name, config, family), name)
     longest = max(layer.message_tokens for layer in graph.layers)
+    if name in FROZEN:
+        from neuromas_jax.methods.inference import frozen_method
+
+        return frozen_method(name, graph, rank)
+    if name == "graph_random":
+        from neuromas_jax.methods.inference import random_graph
+
+        return Method(name, (Stage(random_graph(graph), tuple(range(graph.size)), (rank,) * graph.size),), name)
     if name.startswith("graph"):
         if name == "graph_shared_adapter":
             return Method(name, (Stage(graph, node_slots(graph, "shared"), total),), name)

@@ -49,15 +49,16 @@ def make_program(
     microbatch: int,
     lora_scale: float = 2.0,
     merge: bool = False,
+    finals: tuple[int, ...] = (),
 ) -> Program:
-    """Tokenises the template.
+    """Tokenises the template; `finals` are layers before the readout that are asked for the final answer too.
 
     Raises:
       ValueError: a group without an episode, or a segment of the template that a message could write as well.
     """
     if group < 1:
         raise ValueError(f"group {group}; a question needs 1 episode or more")
-    prompts = layer_prompts(graph, template, tokenizer)
+    prompts = layer_prompts(graph, template, tokenizer, finals)
     check_unforgeable(prompts, tokenizer, sampling.forbidden)
     return Program(graph, slots, prompts, sampling, group, microbatch, lora_scale, merge)
 

@@ -69,11 +69,13 @@ class LayerPrompt:
     cue: tuple[int, ...]
 
 
-def layer_prompts(graph: TextGraph, template: PromptTemplate, tokenizer: Tokenizer) -> tuple[LayerPrompt, ...]:
-    """Tokenises the template for every layer of a graph."""
+def layer_prompts(
+    graph: TextGraph, template: PromptTemplate, tokenizer: Tokenizer, finals: Sequence[int] = ()
+) -> tuple[LayerPrompt, ...]:
+    """Tokenises the template for every layer of a graph. The readout is asked for the final answer, and layers `finals` are."""
     prompts = []
     for number, layer in enumerate(graph.layers):
-        last = number == len(graph.layers) - 1
+        last = number == len(graph.layers) - 1 or number in finals
         budget = dict(message_tokens=layer.message_tokens, facts=max(1, layer.message_tokens // template.tokens_per_fact))
         cue = tuple(tokenizer.encode_template((template.final if last else template.note).format(**budget)))
         senders = graph.senders(number)

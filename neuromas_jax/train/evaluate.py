@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import itertools
 import math
 
 import jax
@@ -103,7 +104,8 @@ def evaluate(
     method, graph, tokenizer = run.method, run.method.graph, run.parts.tokenizer
     task = task or run.task
     size, voting = run.config.rollout.questions, method.votes > 1
-    group, ask = (run.config.rollout.group, compiled.rollout) if voting else (1, compiled.answer)
+    group, ask = (run.config.rollout.group, compiled.rollout) if voting else (
+        1, compiled.sample if method.sampled else compiled.answer)
     keep = no_interventions(graph, size, group)
     messages = messages or method.messages
     senders = range(graph.size - graph.layers[-1].width)
@@ -141,9 +143,9 @@ def evaluate(
                 message_texts(tokenizer, run.program.sampling.end_id, jax.tree.map(lambda x: x[:, : len(chosen), :used], layer))
                 for layer in episodes
             ]
-            limit = truncated(episodes[-1], run.program.sampling.end_id)[0]
-            for place, i in enumerate(chosen):
-                answers[place] += [task.verify(text, asked[i]) for text in texts[-1][0][place]]
+            limits = truncated(episodes[-1], run.program.sampling.end_id)
+            for (place, i), (said_by, limit) in itertools.product(enumerate(chosen), zip(texts[-1], limits)):
+                answers[place] += [task.verify(text, asked[i]) for text in said_by[place]]
                 cut += limit[place, :used].tolist()
             tokens += sum(int(np.asarray(layer.live[:, : len(chosen), :used]).sum()) for layer in episodes)
             for node, per_question in enumerate(row for layer in texts for row in layer):
@@ -165,7 +167,7 @@ def evaluate(
         tokens=tokens / len(asked),
         top_messages=tuple(_top(counter) for counter in said),
         top_labels=tuple(_top(_labels(counter, known)) for counter in said),
-        node_format=(*(_stating(counter, known) for counter in said[:-1]), format_rate),
+        node_format=(*(_stating(said[node], known) for node in senders), *[format_rate] * graph.layers[-1].width),
     )
 
 

@@ -101,6 +101,8 @@ def init_state(run: Run, seed: int) -> TrainState:
 def system(run: Run) -> dict:
     """What adapters are at home in, as plain JSON: another graph, scale or prompt would make another system of them."""
     graph = {**dataclasses.asdict(run.method.graph), "slots": run.method.slots, "ranks": run.method.ranks}
+    if run.method.stages[0].finals:
+        graph["finals"] = run.method.stages[0].finals
     prompt = {**dataclasses.asdict(run.config.prompt), "tokens_per_fact": run.family.tokens_per_fact}
     return json.loads(json.dumps({"graph": graph, "adapters": dataclasses.asdict(run.config.adapters), "prompt": prompt}))
 

@@ -102,7 +102,7 @@ def make_stage_run(config: Config, family: FamilyConfig, method: Method, learnin
     template = dataclasses.replace(config.prompt, tokens_per_fact=family.tokens_per_fact)
     program = make_program(
         method.graph, method.slots, template, parts.tokenizer, sampling, config.rollout.group, microbatch, config.adapters.scale,
-        default_merge(parts.backbone.config, method.graph.size))
+        default_merge(parts.backbone.config, method.graph.size), method.stages[0].finals)
     answering = dataclasses.replace(
         program, group=1, microbatch=config.rollout.microbatch or default_microbatch(batch, 1, method.graph))
     optimizer = config.optimizer if learning_rate is None else dataclasses.replace(config.optimizer, learning_rate=learning_rate)
@@ -129,6 +129,7 @@ class Compiled:
         self._programs: dict[tuple[str, int], jax.stages.Compiled] = {}
         self._rollout = jax.jit(functools.partial(rollout, run.program))
         self._answer = jax.jit(functools.partial(rollout, run.answering, greedy=True))
+        self._sample = jax.jit(functools.partial(rollout, run.answering))
         constants = dataclasses.replace(run.optimizer, learning_rate=0.0)
         self._update = jax.jit(functools.partial(update, run.objective, constants, run.program), donate_argnums=1)
         self._learn = jax.jit(functools.partial(learn, Objective(), constants, run.program), donate_argnums=1)
@@ -154,6 +155,11 @@ class Compiled:
         """The most likely messages, one episode per question; `interventions` have a group of 1, the key decides nothing."""
         args = (self.run.parts.backbone, bank, questions, interventions, key)
         return self._call("answer", questions.tokens.shape[-1], self._answer, args)
+
+    def sample(self, bank, questions, interventions, key):
+        """Sampled messages, one episode per question; `interventions` have a group of 1."""
+        args = (self.run.parts.backbone, bank, questions, interventions, key)
+        return self._call("sample", questions.tokens.shape[-1], self._sample, args)
 
     def update(self, state, episodes, rewards, bucket: int):
         """`rl.update.update` for this run; `state` is donated."""
