@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from neuromas_jax.graph import node_slots, text_graph
-from neuromas_jax.rl.credit import advantages
 from neuromas_jax.rl.update import loss_of_bank
 from neuromas_jax.rl import Objective
 from neuromas_jax.rollout import rollout as graph_rollout
@@ -76,7 +75,7 @@ def test_program_equals_oracle(name, merge):
     episodes = rollout(program, backbone, bank, questions, no_interventions(program.graph, 2, program.group), key)
     found = oracle_episodes(program, backbone, bank, questions, key)
     check_equal(program, episodes, found)
-    credit = advantages("leave_one_out", jnp.asarray([[1.0, 0.0], [0.0, 1.0]]))
+    credit = jnp.asarray([[1.0, -1.0], [-1.0, 1.0]])  # of leave-one-out, where one of two episodes earned 1
     (loss, _), gradient = jax.jit(jax.value_and_grad(
         lambda bank: loss_of_bank(Objective(), program, backbone, bank, episodes, for_all(credit, program)), has_aux=True))(bank)
     numbers = {place: float(credit[place]) for place in found}

@@ -11,6 +11,7 @@ import pytest
 
 from neuromas_jax.backbone.adapters import init_bank
 from neuromas_jax.rl import Objective, Optimizer, advantages, init_learner, update
+from neuromas_jax.rl.credit import leave_one_out
 from neuromas_jax.rl.objective import layer_loss
 from neuromas_jax.rl.update import learn, loss_of_bank
 from neuromas_jax.rollout import LayerEpisodes
@@ -66,7 +67,8 @@ def test_the_gradient_is_that_of_the_credit_which_the_objective_names(world):
     norms = []
     for credit in ("leave_one_out", "grpo", "batch_mean"):
         _, metrics = take(world, state, objective=Objective(credit=credit))
-        want = jax.vmap(optax.global_norm)(gradient(scene.bank, advantages(credit, REWARDS)))
+        weights = advantages(credit, REWARDS[None], (0,), jnp.ones((1, *REWARDS.shape), bool))[0]
+        want = jax.vmap(optax.global_norm)(gradient(scene.bank, weights))
         np.testing.assert_allclose(metrics.gradient_norm, want, rtol=1e-4)
         norms.append(np.asarray(want))
     for one, other in itertools.combinations(norms, 2):
@@ -98,7 +100,7 @@ def test_a_node_that_fired_only_in_masked_groups_does_not_move(world):
 def test_every_slot_steps_as_optax_would_alone(world):
     """Clip, moments and learning rate by vmap, two steps, against one ordinary optimizer per slot."""
     scene, state, moved, metrics = world
-    credit = for_all(advantages("leave_one_out", REWARDS), scene.program)
+    credit = for_all(leave_one_out(REWARDS[None], (0,), None)[0], scene.program)
     gradient = jax.jit(jax.grad(lambda bank: loss_of_bank(PLAIN, scene.program, scene.backbone, bank, scene.episodes, credit)[0]))
     second, _ = take(world, moved)
     norms = np.asarray(metrics.gradient_norm)
@@ -250,6 +252,16 @@ def test_the_floor_is_for_the_nodes_that_the_objective_names(world):
     rule = Objective(entropy_floor=50.0, floor_weight=1.0, floor_nodes=(1,))
     _, metrics = take(world, state, SAME, objective=rule)
     assert (np.asarray(metrics.loss) > 0).tolist() == [False, True, False]
+
+
+def test_an_invalid_step_costs_the_node_that_took_it_and_no_other(world):
+    scene, state, _, _ = world
+    invalid = jnp.zeros((3, *REWARDS.shape), bool).at[1, 0, 0].set(True)
+    rule = Objective(invalid_penalty=0.25)
+    _, plain = take(world, state)
+    after, metrics = jax.jit(update, static_argnums=(0, 1, 2))(
+        rule, OPTIMIZER, scene.program, scene.backbone, state, scene.episodes, REWARDS, invalid)
+    assert (np.asarray(metrics.loss) == np.asarray(plain.loss)).tolist() == [True, False, True]
 
 
 def test_a_held_slot_does_not_move_and_the_others_move_as_they_would(world):

@@ -1,38 +1,63 @@
-"""Credit: rewards of a group -> advantages, one number per question and episode, `[B, G]`.
+"""Credit: rewards of a group -> advantages, one number per node, question and episode, `[X, B, G]`.
 
-Every node of an episode shares the episode's reward, and with it the advantage. Per-node statistics therefore equal the group's
-here; they differ only where nodes fire at different rates.
+All nodes of an episode earn its reward; a node that wrote something invalid may earn less. Rules compare a node's earnings with
+those of the question's other episodes. Where all nodes earn the same and all fire, statistics per agent are those of the group.
 """
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
+import numpy as np
 
 
-def leave_one_out(rewards: Float[Array, "B G"]) -> Float[Array, "B G"]:
-    """Reward minus the mean of the group's other episodes (Kool et al. 2019; Ahmadian et al. 2024).
+def leave_one_out(earned: Float[Array, "X B G"], slots, fired) -> Float[Array, "X B G"]:
+    """What a node earned minus the mean of the group's other episodes (Kool et al. 2019; Ahmadian et al. 2024).
 
     Not divided by a deviation.
     """
-    group = rewards.shape[-1]
-    others = (rewards.sum(axis=-1, keepdims=True) - rewards) / (group - 1)
-    return rewards - others
+    group = earned.shape[-1]
+    others = (earned.sum(axis=-1, keepdims=True) - earned) / (group - 1)
+    return earned - others
 
 
-def grpo(rewards: Float[Array, "B G"]) -> Float[Array, "B G"]:
-    """Reward minus the group's mean, divided by its standard deviation (Shao et al. 2024)."""
-    mean, deviation = rewards.mean(axis=-1, keepdims=True), rewards.std(axis=-1, keepdims=True)
-    return (rewards - mean) / (deviation + 1e-6)
+def grpo(earned: Float[Array, "X B G"], slots, fired) -> Float[Array, "X B G"]:
+    """Earnings minus the mean of the group, divided by its standard deviation (Shao et al. 2024).
+
+    The group is all steps of all nodes in a question's episodes, as trainers of several agents have it.
+    """
+    return _standardised(earned, fired, np.zeros(len(slots), np.int32))
 
 
-def batch_mean(rewards: Float[Array, "B G"]) -> Float[Array, "B G"]:
-    """Reward minus the mean of the whole batch (REINFORCE with a batch baseline)."""
-    return rewards - rewards.mean()
+def dr_mas(earned: Float[Array, "X B G"], slots, fired) -> Float[Array, "X B G"]:
+    """The same with mean and deviation of each agent's own steps (Dr. MAS, arXiv 2602.08847).
+
+    An agent is a slot; a step of it is a node that fired. One that fired twice in an episode counts twice.
+    """
+    return _standardised(earned, fired, np.asarray(slots))
 
 
-CREDIT = {"leave_one_out": leave_one_out, "grpo": grpo, "batch_mean": batch_mean}
+def _standardised(earned, fired, agents):
+    """`(earned - mean) / deviation` over the fired steps of each (agent, question)."""
+    weight = fired.astype(earned.dtype)
+    mine = jnp.asarray(agents[:, None] == agents[None], earned.dtype)  # [X, X]: nodes of the same agent
+
+    def total(x):
+        return jnp.einsum("xy,ybg->xb", mine, x)[..., None]
+
+    count = jnp.maximum(total(weight), 1)
+    mean = total(earned * weight) / count
+    deviation = jnp.sqrt(total((earned - mean) ** 2 * weight) / count)
+    return (earned - mean) / (deviation + 1e-6)
 
 
-def informative(rewards: Float[Array, "B G"]) -> Bool[Array, "B"]:
+def batch_mean(earned: Float[Array, "X B G"], slots, fired) -> Float[Array, "X B G"]:
+    """Earnings minus the node's mean over the whole batch (REINFORCE with a batch baseline)."""
+    return earned - earned.mean(axis=(1, 2), keepdims=True)
+
+
+CREDIT = {"leave_one_out": leave_one_out, "grpo": grpo, "batch_mean": batch_mean, "dr_mas": dr_mas}
+
+
+def informative(rewards: Float[Array, "*nodes B G"]) -> Bool[Array, "*nodes B"]:
     """Groups whose episodes did not all earn the same. The others say nothing about what to write and are masked."""
     return rewards.max(axis=-1) != rewards.min(axis=-1)
 
@@ -46,6 +71,15 @@ def check_credit(name: str, group: int) -> None:
                          "set it to 2 or more")
 
 
-def advantages(name: str, rewards: Float[Array, "B G"]) -> Float[Array, "B G"]:
-    """Advantages by a named rule, zero in groups without variance."""
-    return jnp.where(informative(rewards)[:, None], CREDIT[name](rewards), 0.0)
+def advantages(
+    name: str, earned: Float[Array, "X B G"], slots: tuple[int, ...], fired: Bool[Array, "X B G"]
+) -> Float[Array, "X B G"]:
+    """Advantages by a named rule, zero for nodes that earned the same in all episodes of a question.
+
+    Args:
+      name: of `CREDIT`.
+      earned: what each node earned: the episode's reward, less a penalty where the rule of the task has one.
+      slots: agent of every node.
+      fired: which nodes ran.
+    """
+    return jnp.where(informative(earned)[..., None], CREDIT[name](earned, slots, fired), 0.0)

@@ -21,6 +21,8 @@ class Objective:
       entropy_floor, floor_weight: nodes whose mean entropy per token (nats) is under the floor are pulled up to it with this
         weight, and only then: a bonus that ends, for nodes that would settle before others have a use for them (ours).
       floor_nodes: whom the floor is for; None for all. A stage of growth sets it to its new nodes.
+      invalid_penalty: what a node's own step loses where nobody can read what it wrote (0.1 in the code of Dr. MAS): a readout's
+        answer without a value, any other message without a label and a value.
     """
 
     credit: str = "leave_one_out"
@@ -29,6 +31,7 @@ class Objective:
     entropy_floor: float = 0.0
     floor_weight: float = 0.0
     floor_nodes: tuple[int, ...] | None = None
+    invalid_penalty: float = 0.0
 
     @property
     def regularised(self) -> bool:

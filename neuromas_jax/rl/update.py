@@ -182,6 +182,7 @@ def update(
     state: LearnerState,
     episodes: Episodes,
     rewards: Float[Array, "B G"],
+    invalid: Bool[Array, "X B G"] | None = None,
 ) -> tuple[LearnerState, UpdateMetrics]:
     """One step of policy gradient on all nodes. Pure; jit it with the first three arguments static and `state` donated.
 
@@ -193,10 +194,13 @@ def update(
       state: adapters, moments, learning rates.
       episodes: one rollout batch.
       rewards: one per question and episode.
+      invalid: nodes that wrote what nobody can read; needed for `objective.invalid_penalty` alone.
     """
-    shape = (program.graph.size, *rewards.shape)
-    credit = jnp.broadcast_to(advantages(objective.credit, rewards), shape)
-    with_variance = informative(rewards)
-    weight = jnp.broadcast_to((with_variance | objective.regularised)[:, None], shape)
+    earned = jnp.broadcast_to(rewards, (program.graph.size, *rewards.shape))
+    if objective.invalid_penalty:
+        earned = earned - objective.invalid_penalty * invalid
+    fired = jnp.concatenate([layer.fired for layer in episodes])
+    credit = advantages(objective.credit, earned, program.slots, fired)
+    weight = jnp.broadcast_to((informative(earned) | objective.regularised)[..., None], earned.shape)
     state, metrics = learn(objective, optimizer, program, backbone, state, episodes, credit, weight)
-    return state, dataclasses.replace(metrics, informative=with_variance.mean(dtype=jnp.float32))
+    return state, dataclasses.replace(metrics, informative=informative(rewards).mean(dtype=jnp.float32))

@@ -191,8 +191,13 @@ def _labels(counter: collections.Counter, known: frozenset) -> collections.Count
 
 def _stating(counter: collections.Counter, known: frozenset) -> float:
     """Share of messages that begin with a label and go on."""
-    stating = sum(count for text, count in counter.items() if len(words := text.split()) > 1 and _is_label(words[0], known))
-    return stating / counter.total()
+    return sum(count for text, count in counter.items() if states(text, known)) / counter.total()
+
+
+def states(text: str, known: frozenset) -> bool:
+    """Whether a message states something: it begins with a label and goes on. `known` are the labels of the questions' facts."""
+    words = text.split()
+    return len(words) > 1 and _is_label(words[0], known)
 
 
 VALUES = frozenset(["True", "False", "Yes", "No"])

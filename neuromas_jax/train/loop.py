@@ -17,7 +17,7 @@ from neuromas_jax.rollout import Episodes, Interventions, no_interventions
 from neuromas_jax.tasks import FileTask, Verdict
 from neuromas_jax.train import checkpoint
 from neuromas_jax.train.batches import distinct_questions, next_batch
-from neuromas_jax.train.evaluate import evaluate, message_texts, truncated
+from neuromas_jax.train.evaluate import evaluate, message_texts, states, truncated
 from neuromas_jax.train.metrics import Metrics, read_metrics
 from neuromas_jax.train.run import Compiled, Run
 
@@ -111,14 +111,14 @@ def description(run: Run, seed: int, lineage: list = ()) -> dict:
     """What a checkpoint belongs to; `lineage` tells of the growth that led to it.
 
     Left out: steps and cadence, since a run may be made longer; what only trades time for memory; what only evaluation reads;
-    and the entropy floor where there is none.
+    and entropy floor and penalty where there is none.
     """
     config = dataclasses.asdict(run.config)
     kept = {"rollout": config["rollout"], "objective": dataclasses.asdict(run.objective)}
     del kept["rollout"]["microbatch"]
-    if not run.objective.floor_weight:
-        for name in ("entropy_floor", "floor_weight", "floor_nodes"):
-            del kept["objective"][name]
+    unused = () if run.objective.floor_weight else ("entropy_floor", "floor_weight", "floor_nodes")
+    for name in (*unused, *([] if run.objective.invalid_penalty else ["invalid_penalty"])):
+        del kept["objective"][name]
     family = {name: getattr(run.family, name) for name in ("task", "buckets")}
     family["options"] = {**run.family.options, **dict(run.method.stages[0].options)}
     home = system(run)
@@ -182,8 +182,9 @@ def train(
             texts = message_texts(run.parts.tokenizer, run.program.sampling.end_id, episodes[-1])[0]
             verdicts = [[run.task.verify(text, question) for text in row] for row, question in zip(texts, questions)]
             rewards = np.asarray([[verdict.reward for verdict in row] for row in verdicts], np.float32)
+            invalid = invalid_messages(run, episodes, questions) if run.objective.invalid_penalty else None
             # 3. one step of policy gradient on all nodes
-            learner, numbers = compiled.update(learner, episodes, jnp.asarray(rewards), batch.tokens.shape[-1])
+            learner, numbers = compiled.update(learner, episodes, jnp.asarray(rewards), batch.tokens.shape[-1], invalid)
             numbers = jax.device_get(numbers)
             state = TrainState(learner, state.key, jnp.int32(step + 1), jnp.int32(cursor))
             check_finite(run, numbers, step + 1)
@@ -210,6 +211,19 @@ def train(
     finally:
         metrics.close()
     return state
+
+
+def invalid_messages(run: Run, episodes: Episodes, questions) -> jax.Array:
+    """Nodes that wrote what nobody can read, `[X, B, G]`: those who are asked for the answer gave none, the others no fact."""
+    graph, end_id = run.method.graph, run.program.sampling.end_id
+    known = frozenset(fact.label for question in questions for fact in question.facts)
+    rows = []
+    for number, layer in enumerate(episodes):
+        answers = number == graph.rounds - 1 or number in run.method.stages[0].finals
+        for node in message_texts(run.parts.tokenizer, end_id, layer):
+            rows.append([[run.task.verify(text, question).outcome == "malformed" if answers else not states(text, known)
+                          for text in row] for row, question in zip(node, questions)])
+    return jnp.asarray(rows)
 
 
 def stalled(folder: Path, patience: int, gain: float = 0.01) -> bool:
@@ -311,7 +325,8 @@ def write_episodes(
     They are the first episodes of the batch's first `count` questions, whatever they earned.
     """
     tokenizer, graph, end_id = run.parts.tokenizer, run.method.graph, run.program.sampling.end_id
-    credit = np.asarray(advantages(run.objective.credit, jnp.asarray(rewards)))
+    earned = jnp.asarray(rewards)[None]  # as a node earned that lost nothing
+    credit = np.asarray(advantages(run.objective.credit, earned, (0,), jnp.ones(earned.shape, bool)))[0]
     texts = [text for layer in episodes for text in message_texts(tokenizer, end_id, layer)]
     lines = []
     for b in range(min(count, len(questions))):

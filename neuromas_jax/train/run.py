@@ -161,9 +161,9 @@ class Compiled:
         args = (self.run.parts.backbone, bank, questions, interventions, key)
         return self._call("sample", questions.tokens.shape[-1], self._sample, args)
 
-    def update(self, state, episodes, rewards, bucket: int):
+    def update(self, state, episodes, rewards, bucket: int, invalid=None):
         """`rl.update.update` for this run; `state` is donated."""
-        return self._call("update", bucket, self._update, (self.run.parts.backbone, state, episodes, rewards))
+        return self._call("update", bucket, self._update, (self.run.parts.backbone, state, episodes, rewards, invalid))
 
     def learn(self, state, episodes, credit, bucket: int):
         """`rl.update.learn` for this run, by credit alone; rows with credit are live. `state` is donated."""
