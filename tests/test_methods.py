@@ -3,7 +3,7 @@
 import pytest
 
 from neuromas_jax.config import parse
-from neuromas_jax.methods import FROZEN, TRAINED, WHOLE, check_methods, make_method
+from neuromas_jax.methods import FROZEN, ROLES, TRAINED, WHOLE, check_methods, make_method
 from tests.tiny import PLAIN
 
 CHAIN = ((), (0,), (0, 1), (0, 1, 2), (0, 1, 2, 3), (0, 1, 2, 3, 4), (0, 1, 2, 3, 4, 5))
@@ -23,7 +23,7 @@ def lengths(method):
 
 
 def test_names():
-    assert len(PLAIN) == 9 and set(WHOLE) == {*PLAIN, *FROZEN, "graph_random"}
+    assert len(PLAIN) == 9 and set(WHOLE) == {*PLAIN, *FROZEN, *ROLES, "graph_random"}
     assert {name: method.name for name, method in methods(6).items()} == {name: name for name in PLAIN}
 
 

@@ -9,12 +9,12 @@ import numpy as np
 
 from neuromas_jax.backbone import DecoderConfig, init_backbone
 from neuromas_jax.backbone.adapters import init_bank
-from neuromas_jax.methods import FROZEN, WHOLE
+from neuromas_jax.methods import FROZEN, ROLES, WHOLE
 from neuromas_jax.rollout import Questions, Sampling
 from neuromas_jax.text.tokenizer import load_tokenizer
 from neuromas_jax.backbone.huggingface import EMBEDDED
 
-PLAIN = tuple(name for name in WHOLE if name not in FROZEN and name != "graph_random")  # methods that any small graph has
+PLAIN = tuple(name for name in WHOLE if name not in (*FROZEN, *ROLES, "graph_random"))  # methods that any small graph has
 TEXTS = ("[MAX 3 [MIN 4 9 ] ]", "not ( True ) and False is", "[SM 1 2 ]", "reverse swap a b c d")
 
 

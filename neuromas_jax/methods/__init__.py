@@ -49,6 +49,7 @@ class Method:
       trained_as: the method whose adapters it uses; None for the untrained graph.
       messages: "kept", "blanked" or "shuffled" between layers.
       votes: answers per question that are counted, of each node of the last layer; 1 for one pass.
+      objective: fields of `rl.Objective` that are the method's own, (name, value) pairs over the config's.
       sampled: whether one pass samples its messages; else they are the most likely ones. Votes are always sampled.
     """
 
@@ -58,6 +59,7 @@ class Method:
     messages: str = "kept"
     votes: int = 1
     sampled: bool = False
+    objective: tuple[tuple[str, object], ...] = ()
 
     @property
     def graph(self) -> TextGraph:
@@ -83,15 +85,16 @@ class Method:
 
 
 GROWN = ("grown", "grown_anew", "graph_schedule", "graph_mixed", "graph_tied")
+ROLES = ("roles_grpo", "roles_dr_mas")
 FROZEN = ("direct", "self_consistency", "self_refine", "debate", "mixture_of_agents")
 WHOLE = (  # methods without stages
     "graph", "graph_untrained", "graph_shared_adapter", "graph_blanked", "graph_shuffled", "graph_random",
-    "single_equal_parameters", "single_equal_tokens", "chain_equal_calls", "vote_equal_tokens", *FROZEN,
+    "single_equal_parameters", "single_equal_tokens", "chain_equal_calls", "vote_equal_tokens", *ROLES, *FROZEN,
 )
 METHODS = WHOLE + GROWN
 TRAINED = (
     "graph", "graph_shared_adapter", "graph_random", "single_equal_parameters", "single_equal_tokens", "chain_equal_calls",
-    *GROWN)
+    *ROLES, *GROWN)
 
 
 def check_methods(names) -> None:
@@ -117,6 +120,7 @@ def make_method(name: str, config: Config, family: FamilyConfig) -> Method:
     - `vote_equal_tokens`: majority of sampled answers of `single_equal_parameters`, as many as reach the graph's token budget:
       one for each node where all messages are equally long.
     - `graph_random`: a random graph of as many nodes, trained as the graph is; see `methods.inference.random_graph`.
+    - `roles_grpo`, `roles_dr_mas`: solver, verifier and refiner trained together; see `methods.roles`.
     - `direct`, `self_consistency`, `self_refine`, `debate`, `mixture_of_agents`: the bare backbone; see `methods.inference`.
     - `grown`, `grown_anew`, `graph_schedule`, `graph_mixed`, `graph_tied`: see `methods.growth`.
 
@@ -137,6 +141,10 @@ def make_method(name: str, config: Config, family: FamilyConfig) -> Method:
         from neuromas_jax.methods.inference import frozen_method
 
         return frozen_method(name, graph, rank)
+    if name in ROLES:
+        from neuromas_jax.methods.roles import role_method
+
+        return role_method(name, graph, total[0])
     if name == "graph_random":
         from neuromas_jax.methods.inference import random_graph
 

@@ -35,9 +35,8 @@ def frozen_method(name: str, graph: TextGraph, rank: int) -> Method:
         raise ValueError(f"method {name!r} makes {least} calls or more, and the graph {graph} has {calls} nodes; "
                          "drop the method, or give a bigger topology")
     if name == "self_refine":
-        turns = calls - (calls % 2 == 0)
-        reads = [(), *((n - 1,) if n % 2 else (n - 2, n - 1) for n in range(1, turns))]
-        made, finals = text_graph("-".join("1" * turns), length, reads), tuple(range(0, turns - 1, 2))
+        turns, reads, finals = refining_chain(calls)
+        made = text_graph("-".join("1" * turns), length, reads)
     elif name == "debate":
         rounds = max(2, calls // AGENTS)
         made, finals, sampled = text_graph("-".join([str(AGENTS)] * rounds), length), tuple(range(rounds - 1)), True
@@ -48,6 +47,14 @@ def frozen_method(name: str, graph: TextGraph, rank: int) -> Method:
         made = text_graph("1", length)
         votes = -(-graph.token_budget // length) if name == "self_consistency" else 1
     return Method(name, (Stage(made, (0,) * made.size, (rank,), finals=finals),), None, votes=votes, sampled=sampled)
+
+
+def refining_chain(calls: int) -> tuple[int, list[tuple[int, ...]], tuple[int, ...]]:
+    """Answer, critique that reads it, new answer that reads both, and so on: number of calls (odd: a last critique would be of no
+    use), what each reads, and which but the last are answers."""
+    turns = calls - (calls % 2 == 0)
+    reads = [(), *((n - 1,) if n % 2 else (n - 2, n - 1) for n in range(1, turns))]
+    return turns, reads, tuple(range(0, turns - 1, 2))
 
 
 def random_graph(graph: TextGraph, seed: int = 0) -> TextGraph:

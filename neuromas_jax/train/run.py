@@ -90,7 +90,8 @@ def make_run(config: Config, family_name: str, method_name: str, learning_rate: 
 
 def make_stage_run(config: Config, family: FamilyConfig, method: Method, learning_rate: float | None = None) -> Run:
     """Builds and checks all parts of a method of one stage. Raises as `make_run` does."""
-    check_credit(config.objective.credit, config.rollout.group)
+    objective = dataclasses.replace(config.objective, **dict(method.objective))
+    check_credit(objective.credit, config.rollout.group)
     target = make_task(family.task, **family.options)
     options = dict(method.stages[0].options)
     task = make_task(family.task, **{**family.options, **options}) if options else target
@@ -106,7 +107,7 @@ def make_stage_run(config: Config, family: FamilyConfig, method: Method, learnin
     answering = dataclasses.replace(
         program, group=1, microbatch=config.rollout.microbatch or default_microbatch(batch, 1, method.graph))
     optimizer = config.optimizer if learning_rate is None else dataclasses.replace(config.optimizer, learning_rate=learning_rate)
-    return Run(config, family, method, task, target, parts, program, answering, config.objective, optimizer)
+    return Run(config, family, method, task, target, parts, program, answering, objective, optimizer)
 
 
 # For XLA on a CPU: the quickstart's programs compile faster, in less memory, and run as fast. From jax 0.11 on the newer fusion
