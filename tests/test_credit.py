@@ -55,7 +55,7 @@ def test_a_constant_added_to_all_rewards_changes_nothing(rule):
 
 
 def test_unknown_rules_and_small_groups_are_refused():
-    with pytest.raises(ValueError, match="'mean'.*allowed are leave_one_out, grpo, batch_mean, dr_mas"):
+    with pytest.raises(ValueError, match="'mean'.*allowed are leave_one_out, grpo, batch_mean, dr_mas, critic"):
         check_credit("mean", 8)
     for rule in CREDIT:
         with pytest.raises(ValueError, match=f"credit '{rule}' .*group is 1; set it to 2 or more"):

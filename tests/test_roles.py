@@ -32,11 +32,11 @@ def test_too_small_a_graph_is_named():
         make_method("roles_dr_mas", config, config.families["listops"])
 
 
-def test_the_two_differ_in_credit_alone():
+def test_they_differ_in_credit_alone():
     runs = {name: make_run(configure(), "listops", name) for name in ROLES}
     assert {name: (run.objective.credit, run.objective.invalid_penalty) for name, run in runs.items()} == {
-        "roles_grpo": ("grpo", 0.1), "roles_dr_mas": ("dr_mas", 0.1)}
-    assert runs["roles_grpo"].program == runs["roles_dr_mas"].program
+        "roles_grpo": ("grpo", 0.1), "roles_dr_mas": ("dr_mas", 0.1), "roles_critic": ("critic", 0.0)}
+    assert runs["roles_grpo"].program == runs["roles_dr_mas"].program == runs["roles_critic"].program
     assert loop.description(runs["roles_grpo"], 0) != loop.description(runs["roles_dr_mas"], 0)
 
 

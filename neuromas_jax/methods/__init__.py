@@ -85,7 +85,7 @@ class Method:
 
 
 GROWN = ("grown", "grown_anew", "graph_schedule", "graph_mixed", "graph_tied")
-ROLES = ("roles_grpo", "roles_dr_mas")
+ROLES = ("roles_grpo", "roles_dr_mas", "roles_critic")
 FROZEN = ("direct", "self_consistency", "self_refine", "debate", "mixture_of_agents")
 WHOLE = (  # methods without stages
     "graph", "graph_untrained", "graph_shared_adapter", "graph_blanked", "graph_shuffled", "graph_random",
@@ -120,7 +120,7 @@ def make_method(name: str, config: Config, family: FamilyConfig) -> Method:
     - `vote_equal_tokens`: majority of sampled answers of `single_equal_parameters`, as many as reach the graph's token budget:
       one for each node where all messages are equally long.
     - `graph_random`: a random graph of as many nodes, trained as the graph is; see `methods.inference.random_graph`.
-    - `roles_grpo`, `roles_dr_mas`: solver, verifier and refiner trained together; see `methods.roles`.
+    - `roles_grpo`, `roles_dr_mas`, `roles_critic`: solver, verifier and refiner trained together; see `methods.roles`.
     - `direct`, `self_consistency`, `self_refine`, `debate`, `mixture_of_agents`: the bare backbone; see `methods.inference`.
     - `grown`, `grown_anew`, `graph_schedule`, `graph_mixed`, `graph_tied`: see `methods.growth`.
 

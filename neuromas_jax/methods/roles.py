@@ -6,8 +6,9 @@ instructions `prompt.tag` can name it. After the teams of MALT (Motwani et al. 2
 
 - `roles_grpo`: one mean and deviation over all steps of a question's episodes.
 - `roles_dr_mas`: those of each agent's own steps.
+- `roles_critic`: advantages from a central critic (`rl.critic`).
 
-In both a step that nobody can read loses 0.1, as in the code of Dr. MAS: without such a penalty both would be the same,
+In the first two a step that nobody can read loses 0.1, as in the code of Dr. MAS: without such a penalty both would be the same,
 since every agent's steps earn the episode's reward.
 """
 
@@ -29,5 +30,5 @@ def role_method(name: str, graph: TextGraph, total_rank: int) -> Method:
     slots = tuple(SOLVER if n == 0 else VERIFIER if n % 2 else REFINER for n in range(turns))
     ranks = tuple(-(-(total_rank - role) // 3) for role in (SOLVER, VERIFIER, REFINER))  # as even as can be
     chain = text_graph("-".join("1" * turns), longest, reads)
-    credit = (("credit", name.removeprefix("roles_")), ("invalid_penalty", PENALTY))
+    credit = (("credit", name.removeprefix("roles_")), ("invalid_penalty", 0.0 if name == "roles_critic" else PENALTY))
     return Method(name, (Stage(chain, slots, ranks, finals=finals),), name, objective=credit)

@@ -55,6 +55,7 @@ def batch_mean(earned: Float[Array, "X B G"], slots, fired) -> Float[Array, "X B
 
 
 CREDIT = {"leave_one_out": leave_one_out, "grpo": grpo, "batch_mean": batch_mean, "dr_mas": dr_mas}
+CRITIC = "critic"  # learned, see `rl.critic`; it compares no episodes of a group
 
 
 def informative(rewards: Float[Array, "*nodes B G"]) -> Bool[Array, "*nodes B"]:
@@ -64,9 +65,9 @@ def informative(rewards: Float[Array, "*nodes B G"]) -> Bool[Array, "*nodes B"]:
 
 def check_credit(name: str, group: int) -> None:
     """Raises ValueError for an unknown rule, or a group of one: its rewards have no variance, so every rule would be masked."""
-    if name not in CREDIT:
-        raise ValueError(f"credit {name!r}; allowed are {', '.join(CREDIT)}")
-    if group < 2:
+    if name not in (*CREDIT, CRITIC):
+        raise ValueError(f"credit {name!r}; allowed are {', '.join((*CREDIT, CRITIC))}")
+    if group < 2 and name != CRITIC:
         raise ValueError(f"credit {name!r} leaves out questions whose episodes all earned the same, and group is {group}; "
                          "set it to 2 or more")
 

@@ -151,7 +151,7 @@ def grow_learner(
         keys = jax.random.split(key, len(leaves))
         starts = jax.tree.unflatten(tree, [_noisy(leaf[like], growth.noise, one) for leaf, one in zip(leaves, keys)])
     moments = jax.tree.map(chosen, old.moments, state.moments) if growth.moments == "carried" else state.moments
-    return LearnerState(jax.tree.map(chosen, old.bank, starts), moments, state.learning_rate)
+    return LearnerState(jax.tree.map(chosen, old.bank, starts), moments, state.learning_rate, old.critic)
 
 
 def _noisy(factor: jax.Array, share: float, key: jax.Array) -> jax.Array:

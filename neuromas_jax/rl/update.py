@@ -12,7 +12,8 @@ import optax
 
 from neuromas_jax.backbone.adapters import Bank
 from neuromas_jax.backbone.decoder import Backbone
-from neuromas_jax.rl.credit import advantages, informative
+from neuromas_jax.rl.credit import CRITIC, advantages, informative
+from neuromas_jax.rl.critic import Critic, criticise
 from neuromas_jax.rl.learner import message_distributions
 from neuromas_jax.rl.objective import LayerSums, Objective, layer_loss
 from neuromas_jax.rollout.episodes import Episodes, Program
@@ -49,17 +50,19 @@ class LearnerState:
       bank: adapters `[S, ...]`.
       moments: optax state of every slot, leading axis S.
       learning_rate: step size of every slot.
+      critic: of the credit "critic"; None for the others.
     """
 
     bank: Bank
     moments: optax.OptState
     learning_rate: Float[Array, "S"]
+    critic: Critic | None = None
 
 
-def init_learner(optimizer: Optimizer, bank: Bank) -> LearnerState:
+def init_learner(optimizer: Optimizer, bank: Bank, critic: Critic | None = None) -> LearnerState:
     slots = jax.tree.leaves(bank)[0].shape[0]
     moments = jax.vmap(optimizer.transform().init)(bank)
-    return LearnerState(bank, moments, jnp.full((slots,), optimizer.learning_rate, jnp.float32))
+    return LearnerState(bank, moments, jnp.full((slots,), optimizer.learning_rate, jnp.float32), critic)
 
 
 @jax.tree_util.register_dataclass
@@ -171,7 +174,7 @@ def learn(
     bank = jax.tree.map(where_live, jax.tree.map(stepped, state.bank, direction), state.bank)
     moments = jax.tree.map(where_live, moments, state.moments)
     counted = weight.any(axis=(0, 2)).mean(dtype=jnp.float32)
-    return LearnerState(bank, moments, state.learning_rate), UpdateMetrics(losses, norms, live, sums, counted)
+    return dataclasses.replace(state, bank=bank, moments=moments), UpdateMetrics(losses, norms, live, sums, counted)
 
 
 def update(
@@ -196,6 +199,10 @@ def update(
       rewards: one per question and episode.
       invalid: nodes that wrote what nobody can read; needed for `objective.invalid_penalty` alone.
     """
+    if objective.credit == CRITIC:
+        credit, critic = criticise(program, backbone, state.critic, episodes, rewards)
+        state, metrics = learn(objective, optimizer, program, backbone, state, episodes, credit, jnp.ones(credit.shape, bool))
+        return dataclasses.replace(state, critic=critic), metrics
     earned = jnp.broadcast_to(rewards, (program.graph.size, *rewards.shape))
     if objective.invalid_penalty:
         earned = earned - objective.invalid_penalty * invalid

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from neuromas_jax.files import write_text
-from neuromas_jax.rl import LearnerState, UpdateMetrics, advantages, init_learner
+from neuromas_jax.rl import CRITIC, LearnerState, UpdateMetrics, advantages, init_critic, init_learner
 from neuromas_jax.rl.growth import Growth, SlotOrigins, hidden_share, slot_rates
 from neuromas_jax.rollout import Episodes, Interventions, no_interventions
 from neuromas_jax.tasks import FileTask, Verdict
@@ -94,7 +94,11 @@ def first_question(task, seed: int) -> int:
 
 def init_state(run: Run, seed: int) -> TrainState:
     """The state before the first step, a function of the run and its seed. Raises ValueError for a task without training rows."""
-    learner = init_learner(run.optimizer, run.new_bank(seed))
+    critic = None
+    if run.objective.credit == CRITIC:
+        key = jax.random.fold_in(jax.random.key(seed), 6)  # purpose: critic
+        critic = init_critic(run.parts.backbone.config.hidden_size, key)
+    learner = init_learner(run.optimizer, run.new_bank(seed), critic)
     return TrainState(learner, jax.random.key(seed), jnp.int32(0), jnp.int32(first_question(run.target, seed)))
 
 
@@ -325,8 +329,9 @@ def write_episodes(
     They are the first episodes of the batch's first `count` questions, whatever they earned.
     """
     tokenizer, graph, end_id = run.parts.tokenizer, run.method.graph, run.program.sampling.end_id
-    earned = jnp.asarray(rewards)[None]  # as a node earned that lost nothing
-    credit = np.asarray(advantages(run.objective.credit, earned, (0,), jnp.ones(earned.shape, bool)))[0]
+    earned = jnp.asarray(rewards)[None]  # as a node earned that lost nothing; a critic's view would need its state
+    rule = "batch_mean" if run.objective.credit == CRITIC else run.objective.credit
+    credit = np.asarray(advantages(rule, earned, (0,), jnp.ones(earned.shape, bool)))[0]
     texts = [text for layer in episodes for text in message_texts(tokenizer, end_id, layer)]
     lines = []
     for b in range(min(count, len(questions))):

@@ -14,7 +14,7 @@ from neuromas_jax.files import write_records
 from neuromas_jax.graph import Layer, TextGraph
 from neuromas_jax.graph.growth import Edit, Grown, edit, plan
 from neuromas_jax.methods import Method, Stage, make_method
-from neuromas_jax.rl import LearnerState, init_learner
+from neuromas_jax.rl import LearnerState
 from neuromas_jax.rl.growth import grow_learner, slot_origins
 from neuromas_jax.train import checkpoint
 from neuromas_jax.train.batches import distinct_questions
@@ -218,7 +218,7 @@ def new_start(parent: Parent, compiled: Compiled, folder: Path, seed: int, numbe
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), 5), number)  # purpose: growth
     fresh = run.new_bank(seed + (number + 1) * 2**20)  # not the rows that the parent was born with
     if stage.anew:
-        learner = init_learner(run.optimizer, fresh)
+        learner = dataclasses.replace(init_state(run, seed).learner, bank=fresh)
     else:
         learner = grow_learner(run.optimizer, parent.learner, fresh, origins, stage.growth, key)
     questions = distinct_questions(run.target, "validation", None, run.config.training.validation_questions)
