@@ -323,7 +323,7 @@ def test_what_is_not_finite_stops_and_keeps_the_last_checkpoint(compiled, tmp_pa
     train(compiled, tmp_path, 0, 1)
     before, update = contents(tmp_path / "checkpoints"), compiled.update
 
-    def poisoned(state, episodes, rewards, bucket):
+    def poisoned(state, episodes, rewards, bucket, invalid):
         different = jnp.zeros_like(rewards).at[:, 0].set(1.0)  # else there is nothing to learn, and no gradient
         return update(dataclasses.replace(state, bank=poison(state.bank)), episodes, different, bucket)
 
@@ -338,8 +338,8 @@ def test_what_is_not_finite_stops_and_keeps_the_last_checkpoint(compiled, tmp_pa
 @pytest.mark.parametrize("node, slot, where", [(1, 1, "node 1 .layer 1, slot 1."), (2, 0, "node 2 .layer 2, slot 0.")])
 def test_the_node_that_is_not_finite_is_named(compiled, node, slot, where):
     """In a graph of several nodes, whose slots stand in another order."""
-    run = dataclasses.replace(compiled.run, method=dataclasses.replace(
-        compiled.run.method, graph=text_graph("2-1", 2), slots=(2, 1, 0)))
+    stage = dataclasses.replace(compiled.run.method.stages[0], graph=text_graph("2-1", 2), slots=(2, 1, 0))
+    run = dataclasses.replace(compiled.run, method=dataclasses.replace(compiled.run.method, stages=(stage,)))
     fine = UpdateMetrics(jnp.ones(3), jnp.ones(3), jnp.ones(3, bool), (), jnp.ones(()))
     check_finite(run, fine, 7)
     for numbers, name in ((dataclasses.replace(fine, loss=fine.loss.at[node].set(jnp.nan)), "loss"),
@@ -349,8 +349,8 @@ def test_the_node_that_is_not_finite_is_named(compiled, node, slot, where):
 
 
 def test_all_nodes_of_a_shared_slot_are_named(compiled):
-    run = dataclasses.replace(compiled.run, method=dataclasses.replace(
-        compiled.run.method, graph=text_graph("2-1", 2), slots=(0, 1, 1)))
+    stage = dataclasses.replace(compiled.run.method.stages[0], graph=text_graph("2-1", 2), slots=(0, 1, 1))
+    run = dataclasses.replace(compiled.run, method=dataclasses.replace(compiled.run.method, stages=(stage,)))
     numbers = UpdateMetrics(jnp.ones(3), jnp.asarray([1.0, jnp.nan]), jnp.ones(2, bool), (), jnp.ones(()))
     with pytest.raises(NonFinite, match="gradient of node 1 .layer 1, slot 1, shared with node 2. is nan"):
         check_finite(run, numbers, 7)

@@ -26,6 +26,10 @@ from neuromas_jax.train.evaluate import message_texts
 from neuromas_jax.train.run import Compiled, make_run
 
 
+BACKBONES = {EMBEDDED: 0, Path(__file__).parents[1] / "results" / "backbones" / "seed1": 1}  # folder -> seed
+every_backbone = pytest.mark.parametrize("folder", BACKBONES, ids=lambda folder: Path(folder).name)
+
+
 @pytest.fixture(scope="module")
 def config():
     """What the embedded backbone is made from."""
@@ -36,22 +40,24 @@ def config():
     return module.get_config()
 
 
-def test_the_shipped_record_is_that_of_the_shipped_backbone(config):
-    record, backbone = json.loads((EMBEDDED / "skills.json").read_text()), load_backbone(EMBEDDED)
-    assert (record["seed"], record["steps"], record["parameters"]) == (config.seed, config.steps, backbone.size)
+@every_backbone
+def test_the_shipped_record_is_that_of_the_shipped_backbone(config, folder):
+    record, backbone = json.loads((folder / "skills.json").read_text()), load_backbone(folder)
+    assert (record["seed"], record["steps"], record["parameters"]) == (BACKBONES[folder], config.steps, backbone.size)
     assert record["documents"] == config.steps * config.batch and record["skill_questions"] == config.skill_questions
     assert record["evaluation_rows_in_documents"] == 0
     sizes = {name: getattr(backbone.config, name) for name in config.decoder}
-    assert sizes == config.decoder.to_dict() and backbone.config.vocab_size == load_tokenizer(EMBEDDED).vocab_size
-    log = [json.loads(line) for line in (EMBEDDED / "pretrain_log.jsonl").read_text().splitlines()]
+    assert sizes == config.decoder.to_dict() and backbone.config.vocab_size == load_tokenizer(folder).vocab_size
+    log = [json.loads(line) for line in (folder / "pretrain_log.jsonl").read_text().splitlines()]
     assert log[-1]["step"] == config.steps and log[-1]["skills"] == record["skills"]
 
 
-def test_the_shipped_weights_know_the_single_steps_of_every_family(config):
+@every_backbone
+def test_the_shipped_weights_know_the_single_steps_of_every_family(config, folder):
     """The record is of these weights and of the questions as they are drawn today; and every skill is there."""
-    record, backbone = json.loads((EMBEDDED / "skills.json").read_text()), load_backbone(EMBEDDED)
+    record, backbone = json.loads((folder / "skills.json").read_text()), load_backbone(folder)
     test = SkillTest({name: FAMILIES[name]() for name in config.families},
-                     DocumentWriter(load_tokenizer(EMBEDDED), PromptTemplate()), config.skill_questions, config.lengths[-1])
+                     DocumentWriter(load_tokenizer(folder), PromptTemplate()), config.skill_questions, config.lengths[-1])
     assert test.fingerprint() == record["skill_test"]
     predict = jax.jit(lambda part: jnp.argmax(target_logits(backbone.params, backbone.config, part), axis=-1))
     measured = test.accuracy(lambda part: np.asarray(predict(part)))

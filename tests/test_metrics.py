@@ -112,5 +112,6 @@ def test_a_window_tells_of_how_many_steps_its_means_are():
     layer = SimpleNamespace(live=np.ones((1, 2, 2, 3), bool))
     for rewards in ([[1, 0], [0, 0]], [[1, 1], [0, 0]]):
         window.add((layer,), np.asarray(rewards, np.float32), 0.5, 1)
-    assert window.take() == {"reward": 3 / 8, "tokens_per_second": 24.0, "seconds": 1.0, "skipped_questions": 2, "steps": 2}
+    assert window.take() == {"reward": 3 / 8, "tokens_per_second": 24.0, "tokens": 24, "seconds": 1.0,
+                             "skipped_questions": 2, "steps": 2}
     assert (window.steps, window.rows, window.tokens) == (0, 0, 0)
