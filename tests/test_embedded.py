@@ -26,7 +26,8 @@ from neuromas_jax.train.evaluate import message_texts
 from neuromas_jax.train.run import Compiled, make_run
 
 
-BACKBONES = {EMBEDDED: 0, Path(__file__).parents[1] / "results" / "backbones" / "seed1": 1}  # folder -> seed
+OTHERS = Path(__file__).parents[1] / "results" / "backbones"
+BACKBONES = {EMBEDDED: 0, OTHERS / "seed1": 1, OTHERS / "tagged": 0}  # folder -> seed
 every_backbone = pytest.mark.parametrize("folder", BACKBONES, ids=lambda folder: Path(folder).name)
 
 
