@@ -290,11 +290,12 @@ def test_growing_from_a_workdir_leaves_out_what_the_parent_has(finished, tmp_pat
     check(config, tmp_path / "child")
     runs, found = stage_runs(config, "listops", "grown", 0)
     assert [str(run.method.graph) for run in runs] == ["2-2-1"] and found.samples == 4 * 16
-    folder = grow(config, tmp_path / "child", steps=3)
+    folder = grow(config, tmp_path / "child")  # of six steps, four are those of the stages that the parent stands for
     before, _ = stored(short, made, 1, "2-1", 2)
     place = folder / "stage0_2-2-1" / "checkpoints"
     done = read_done(folder)
-    assert done["samples"] == (4 + 3) * 16 and [one["graph"] for one in done["lineage"]] == ["2-1", "2-2-1"]
+    assert done["samples"] == (4 + STEPS) * 16 and [one["graph"] for one in done["lineage"]] == ["2-1", "2-2-1"]
+    assert [one["step"] for one in read_metrics(folder)] == [1, 2]
     assert str(made) in done["lineage"][1]["parent"]
     said = checkpoint.describe(place, checkpoint.steps(place)[-1])
     assert said["lineage"] == done["lineage"]

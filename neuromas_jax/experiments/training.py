@@ -12,6 +12,7 @@ from neuromas_jax.config import Config
 from neuromas_jax.experiments.adapters import ADAPTERS, save_adapters, system_checksums
 from neuromas_jax.experiments.cells import Cell, claim, identity, read_done, write_done
 from neuromas_jax.experiments.evaluation import evaluated
+from neuromas_jax.methods import make_method
 from neuromas_jax.train.batches import distinct_questions
 from neuromas_jax.train.evaluate import evaluate
 from neuromas_jax.train.loop import NonFinite, train
@@ -74,7 +75,9 @@ def do_cell(cell: Cell, stage: str, config: Config, workdir: Path) -> None:
     try:
         if len(runs) > 1 or stored:
             parent = load_parent(stored, runs[0], compiled_for) if stored else None
-            state, spent = train_stages(compiled, folder, cell.seed, cell.steps, title, parent)
+            planned = sum(stage.steps for stage in make_method(cell.method, config, config.families[cell.family]).stages)
+            left_out = planned - sum(run.method.stages[0].steps for run in runs)  # the stored parent's share of the steps
+            state, spent = train_stages(compiled, folder, cell.seed, cell.steps - left_out, title, parent)
         else:
             state, spent = train(answering, folder, cell.seed, cell.steps, title), None
     except NonFinite as error:
