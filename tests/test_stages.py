@@ -184,7 +184,7 @@ def test_imitation_raises_the_likelihood_of_the_teacher_s_messages_and_moves_new
     new = [2, 3] if place == "middle" else [0, 1]
     old = [slot for slot in range(5) if slot not in new]
     assert same(leaves(state.learner.bank, old), leaves(parent.learner.bank, [0, 1, 2]))
-    assert said["lineage"][0]["samples"] == (6 + 20) * 16
+    assert said["lineage"][0]["samples"] == (6 + 2 * 20) * 16
     # how likely the teacher's messages are before and after
     compiled = compiled_for(runs[1])
     grown = edit(text_graph("2-1", 2), *plan(runs[0].method.graph, runs[1].method.graph, place))

@@ -33,7 +33,7 @@ class Growth:
           graph (ours; after distillation, Hinton et al. 2015).
       noise: with "copy", what is added to each factor: normal numbers of this share of its root mean square (ours).
       imitate: with "relay" and "distilled", steps of imitation: likelihood of the teacher's sampled messages, under which new
-        slots alone move. They count as samples.
+        slots alone move. Each counts as two steps of samples, the teacher's pass and the forced one.
       place: where new layers go: in the "middle" (between the old layers and the readout), in "front", or "double" (two copies
         of the whole graph side by side under a new readout).
       hold: steps for which carried slots do not move.

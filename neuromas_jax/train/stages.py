@@ -175,7 +175,8 @@ def expected_record(parent: Parent, child: Run) -> dict:
     """The parts of a lineage record that nothing needs to be run for."""
     edits, _ = grown_graph(parent.compiled.run, child)
     stage, config = child.method.stages[0], child.config
-    imitation = stage.growth.imitate * config.rollout.questions * config.rollout.group
+    # The teacher's pass and the forced one of each step of imitation.
+    imitation = 2 * stage.growth.imitate * config.rollout.questions * config.rollout.group
     return {"graph": str(child.method.graph), "parent_graph": str(parent.compiled.run.method.graph), "parent": parent.source,
             "edits": [repr(one) for one in edits], "growth": dataclasses.asdict(stage.growth), "anew": stage.anew,
             "samples": parent.samples + imitation}
