@@ -257,10 +257,6 @@ def _check_stages(config: Config, name: str, family: FamilyConfig) -> None:
     if family.stages and config.sweep.steps is not None:
         raise ValueError(f"config key 'sweep.steps' is {config.sweep.steps}, and family {name!r} has stages, whose steps are "
                          "their own; drop it")
-    every = config.training.influence_every
-    if every is not None and every % config.training.evaluate_every:
-        raise ValueError(f"config key 'training.influence_every' is {every}; it must be a multiple of training.evaluate_every, "
-                         f"which is {config.training.evaluate_every}")
 
 
 def _check(config: Config) -> None:
@@ -315,6 +311,10 @@ def _check(config: Config) -> None:
     if config.sweep.learning_rates and config.sweep.seed in config.seeds:
         raise ValueError(f"config key 'sweep.seed' is {config.sweep.seed}, which is also reported; "
                          f"choose a seed outside {config.seeds}")
+    every = config.training.influence_every
+    if every is not None and every % config.training.evaluate_every:
+        raise ValueError(f"config key 'training.influence_every' is {every}; it must be a multiple of training.evaluate_every, "
+                         f"which is {config.training.evaluate_every}")
     for name, family in config.families.items():
         _check_stages(config, name, family)
         if family.adapters and family.steps is not None:

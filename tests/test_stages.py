@@ -368,6 +368,15 @@ def test_stages_that_do_not_lead_to_the_family_s_graph_are_refused(changes, mess
         stage_runs(configure(**changes), "listops", "grown", 0)
 
 
+def test_a_file_has_no_depths_to_mix():
+    config = parse(dict(
+        families=dict(bbh=dict(options=dict(file="navigate"), topology="2-1", buckets=(200,),
+                               stages=(dict(topology="1", steps=1), dict(steps=1, growth=dict(place="front"))))),
+        methods=("graph_mixed",)))
+    with pytest.raises(ValueError, match="'bbh' is a file without any"):
+        stage_runs(config, "bbh", "graph_mixed", 0)
+
+
 def test_a_stored_parent_says_what_it_is(finished):
     _, folder = finished
     runs, _ = stage_runs(configure(), "listops", "grown", 0)

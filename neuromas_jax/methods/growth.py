@@ -18,7 +18,7 @@ from neuromas_jax.graph import node_slots
 from neuromas_jax.graph.growth import edit, plan
 from neuromas_jax.methods import Stage, family_graph
 from neuromas_jax.rl.growth import Growth
-from neuromas_jax.tasks import make_task
+from neuromas_jax.tasks import FileTask, make_task
 
 
 def growth_stages(name: str, config: Config, family: FamilyConfig) -> tuple[Stage, ...]:
@@ -71,6 +71,9 @@ def mixed_options(family: FamilyConfig) -> tuple[tuple[str, object], ...]:
     weights: dict[int, float] = collections.defaultdict(float)
     for stage in family.stages:
         task = make_task(family.task, **{**family.options, **stage.options})
+        if isinstance(task, FileTask):
+            raise ValueError(f"method 'graph_mixed' mixes the depths of stages, and {family.task!r} is a file without any; "
+                             "drop the method, or give a generated family")
         for depth, weight in zip(task.depths, task.weights):
             weights[depth] += stage.steps * weight / sum(task.weights)
     total = sum(weights.values())

@@ -126,7 +126,6 @@ def train_stages(
     Raises:
       CheckpointError, NonFinite: as `train.loop.train`.
     """
-    inherited = parent.samples if parent else 0
     spent, state, joined = 0, None, []
     for number, compiled in enumerate(stages):
         run = compiled.run
@@ -137,7 +136,7 @@ def train_stages(
             start = None
             state = train(compiled, place, seed, most, named)
         else:
-            start = resumed_start(parent, compiled, place, seed, number) or new_start(parent, compiled, place, seed, number)
+            start = resumed_start(parent, compiled, place, seed) or new_start(parent, compiled, place, seed, number)
             state = train(compiled, place, seed, most, named, start)
         records = [{**record, "step": spent + record["step"], "stage": number} for record in read_metrics(place)]
         joined += records
@@ -145,7 +144,7 @@ def train_stages(
         done = int(state.step)
         spent += done
         batch = run.config.rollout.questions * run.config.rollout.group
-        born = start.lineage[-1]["samples"] if start else inherited
+        born = start.lineage[-1]["samples"] if start else 0
         parent = Parent(compiled, state.learner, int(state.cursor), born + done * batch, start.lineage if start else [],
                         f"{place.name}/step_{done:06d}")
     return state, parent
@@ -191,7 +190,7 @@ def make_start(parent: Parent, child: Run, state: TrainState, lineage: list) -> 
     return Start(state, lineage, growth, origins, new_edges(grown, parent.compiled.run.method.graph))
 
 
-def resumed_start(parent: Parent, compiled: Compiled, folder: Path, seed: int, number: int) -> Start | None:
+def resumed_start(parent: Parent, compiled: Compiled, folder: Path, seed: int) -> Start | None:
     """The start of a stage that has a checkpoint already, None where it has none.
 
     Raises:
@@ -217,7 +216,7 @@ def new_start(parent: Parent, compiled: Compiled, folder: Path, seed: int, numbe
     _, grown = grown_graph(old, run)
     origins = slot_origins(grown, old.method.slots, run.method.slots, len(run.method.ranks))
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), 5), number)  # purpose: growth
-    fresh = run.new_bank(seed + (number + 1) * 2**20)  # not the rows that the parent was born with
+    fresh = run.new_bank((seed + (number + 1) * 2**20) % 2**32)  # not the rows that the parent was born with
     if stage.anew:
         learner = dataclasses.replace(init_state(run, seed).learner, bank=fresh)
     else:
