@@ -141,10 +141,13 @@ class SweepConfig:
     """Learning rates tried per family and method, on a seed of their own, judged on validation questions; () for none.
 
     A trial has as many `steps` as the training that follows, unless told otherwise: learning may come in a late jump, and a sweep
-    that ends before it tells nothing.
+    that ends before it tells nothing. With `entropy_floors` each rate is tried with each floor of the objective, 0 for none;
+    `floor_weight` goes with them.
     """
 
     learning_rates: tuple[float, ...] = ()
+    entropy_floors: tuple[float, ...] = ()
+    floor_weight: float = 0.05
     seed: int = 100
     steps: int | None = None
 
@@ -308,6 +311,12 @@ def _check(config: Config) -> None:
     rates = config.sweep.learning_rates
     if len(set(rates)) != len(rates):
         raise ValueError(f"config key 'sweep.learning_rates' is {rates}; give each rate once")
+    floors = config.sweep.entropy_floors
+    if len(set(floors)) != len(floors) or min(floors, default=0) < 0:
+        raise ValueError(f"config key 'sweep.entropy_floors' is {floors}; give each floor once, 0 for none, in nats per token")
+    if floors and config.objective.floor_weight:
+        raise ValueError(f"config key 'objective.floor_weight' is {config.objective.floor_weight} beside config.sweep.entropy_floors "
+                         f"{floors}, which would take its place; drop one of them")
     if config.sweep.learning_rates and config.sweep.seed in config.seeds:
         raise ValueError(f"config key 'sweep.seed' is {config.sweep.seed}, which is also reported; "
                          f"choose a seed outside {config.seeds}")

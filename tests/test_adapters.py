@@ -117,3 +117,10 @@ def test_bad_ranks_and_sites_are_named():
         init_bank(CONFIG, (2, 0), jax.random.key(0))
     with pytest.raises(ValueError, match="'key'; allowed are q, k, v"):
         init_bank(CONFIG, (2,), jax.random.key(0), sites=("q", "key"))
+
+
+def test_training_operations_are_six_for_each_weight_and_token():
+    config = tiny_config()  # 2 layers of width 32, 4 heads of 8 over 2 keys, 48 inside
+    linear = 2 * (32 * 32 + 2 * 32 * 16 + 32 * 32 + 3 * 32 * 48)
+    assert config.training_flops(10, 0) == 6 * linear * 10
+    assert config.training_flops(10, 3) == 6 * (linear * 13 + config.vocab_size * 32 * 3)

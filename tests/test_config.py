@@ -20,20 +20,30 @@ from neuromas_jax.config import Config, parse
 from neuromas_jax.experiments import evaluation, run
 from neuromas_jax.experiments.check import check
 from neuromas_jax.train.run import make_run
-from neuromas_jax.experiments.cells import learning_rate
+from neuromas_jax.experiments.cells import chosen_knobs
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-EXPERIMENTS = sorted(path.stem for path in CONFIGS.glob("*.py") if not path.stem.endswith("_backbone"))
+SUITES = sorted(path.stem for path in CONFIGS.glob("claims*.py"))
 
 
-def load(name):
+def load_file(name):
     spec = importlib.util.spec_from_file_location(name, CONFIGS / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module.get_config()
+    return module
 
 
-TRAINED = [(name, family) for name in EXPERIMENTS
+def load(name):
+    """The config of a file, or of one experiment of a suite: `claims:growth`."""
+    file, _, experiment = name.partition(":")
+    return load_file(file).get_config(*[experiment] * bool(experiment))
+
+
+EXPERIMENTS = sorted(path.stem for path in CONFIGS.glob("*.py") if not path.stem.endswith("_backbone") and path.stem not in SUITES)
+EXPERIMENTS += [f"{suite}:{name}" for suite in SUITES for name in load(suite).experiments]
+
+
+TRAINED = [(name, family) for name in EXPERIMENTS if ":" not in name
            for family, options in load(name).families.items() if not options.get("adapters")]
 BUCKET = max(load(name).families[family].buckets[-1] for name, family in TRAINED)
 
@@ -66,10 +76,10 @@ def test_lists_become_tuples_and_sections_dataclasses():
 def test_a_learning_rate_holds_for_the_method_that_trains():
     config = parse(small(methods=("graph_blanked", "vote_equal_tokens"),
                          learning_rate=dict(graph=1e-2, single_equal_parameters=3e-3)))
-    assert learning_rate(config, Path(), "listops", "graph") == 1e-2
-    assert learning_rate(config, Path(), "listops", "single_equal_parameters") == 3e-3
+    assert chosen_knobs(config, Path(), "listops", "graph")[0] == 1e-2
+    assert chosen_knobs(config, Path(), "listops", "single_equal_parameters")[0] == 3e-3
     config = parse(small(methods=("graph", "chain_equal_calls"), learning_rate=dict(graph=1)))
-    assert learning_rate(config, Path(), "listops", "chain_equal_calls") == 2e-3  # the default needs no naming
+    assert chosen_knobs(config, Path(), "listops", "chain_equal_calls")[0] == 2e-3  # the default needs no naming
     assert parse(small(learning_rate=dict(default=1e-3), sweep=dict(learning_rates=()))).learning_rate == dict(default=1e-3)
 
 

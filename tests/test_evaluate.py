@@ -234,7 +234,7 @@ def test_bars_are_of_the_questions_that_were_asked(monkeypatch):
     chosen = evaluation.EvaluationSet("listops", LISTOPS, questions, None)
     for buckets, n, share in (((4,), 3, 2 / 3), ((16,), 6, 1 / 2), ((4,), 3, 2 / 3)):
         compiled = single(lambda place, number, episode: "answer 1", buckets=buckets, too_long="skip")
-        record, = evaluation.evaluate_method(compiled, None, {("listops", None): chosen}, "listops", 0, None)
+        record, = evaluation.evaluate_method(compiled, None, {("listops", None): chosen}, "listops", 0, {})
         assert (record["n"], record["too_long"], record["majority"], record["shallow"]) == (n, 6 - n, share, n / 10)
         assert (record["calls"], record["rounds"], record["low"], record["high"]) == (1, 1, *wilson(2, n))
     assert fitted == [tuple(questions[3:]), tuple(questions)]

@@ -87,7 +87,7 @@ class Laboratory:
             "made_with": identity(config, cell.family, cell.method, cell.seed, cell.learning_rate)})
         self.trained.append((stage, f"{cell.method}_seed{cell.seed}"))
 
-    def evaluate_method(self, compiled, bank, sets, family, seed, learning_rate):
+    def evaluate_method(self, compiled, bank, sets, family, seed, spent):
         method = compiled.run.method.name
         self.evaluated.append(f"{method}_seed{seed}")
         return [{"method": method, "seed": seed, "accuracy": 0.5, "calls": compiled.run.method.calls}]

@@ -152,7 +152,6 @@ def test_slots_may_be_untied_and_not_joined(parent):
     (dict(noise=0.1), "noise 0.1 is for new='copy', and new is 'zero_b'"),
     (dict(new="relay"), "new='relay' learns by imitation, and imitate is 0 steps"),
     (dict(imitate=3), "imitate 3 is for new='relay' or 'distilled'"), (dict(hide=0.5), "hide 0.5 and hide_steps 0 go together"),
-    (dict(floor_weight=0.5), "entropy_floor 0.0 and floor_weight 0.5 go together"),
 ])
 def test_rules_that_cannot_be_are_named(wrong, message):
     with pytest.raises(ValueError, match=message):

@@ -109,9 +109,10 @@ def test_a_resumed_run_hides_the_events_after_its_checkpoint_and_no_others(tmp_p
 
 def test_a_window_tells_of_how_many_steps_its_means_are():
     window = Window()
-    layer = SimpleNamespace(live=np.ones((1, 2, 2, 3), bool))
+    layer = SimpleNamespace(live=np.ones((1, 2, 2, 3), bool), own_valid=np.ones((1, 2, 2, 4), bool),
+                            shared_valid=np.ones((1, 2, 1, 5), bool))  # a block that a group shares counts once
     for rewards in ([[1, 0], [0, 0]], [[1, 1], [0, 0]]):
         window.add((layer,), np.asarray(rewards, np.float32), 0.5, 1)
-    assert window.take() == {"reward": 3 / 8, "tokens_per_second": 24.0, "tokens": 24, "seconds": 1.0,
-                             "skipped_questions": 2, "steps": 2}
-    assert (window.steps, window.rows, window.tokens) == (0, 0, 0)
+    assert window.take() == {"reward": 3 / 8, "tokens_per_second": 24.0, "tokens": 24, "read_tokens": 52,
+                             "seconds": 1.0, "skipped_questions": 2, "steps": 2}
+    assert (window.steps, window.rows, window.tokens, window.read) == (0, 0, 0, 0)

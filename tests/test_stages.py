@@ -18,6 +18,7 @@ from neuromas_jax.experiments.training import do_cell
 from neuromas_jax.graph import text_graph
 from neuromas_jax.graph.growth import edit, plan
 from neuromas_jax.graph.lineage import lineage_tree
+from neuromas_jax.rl import Objective
 from neuromas_jax.rollout import no_interventions
 from neuromas_jax.tasks import Task, Verdict
 from neuromas_jax.train import checkpoint, loop, run as train_run, stages
@@ -146,10 +147,13 @@ def test_a_kill_in_any_stage_changes_nothing(finished, tmp_path, monkeypatch, st
 def test_rules_reach_the_run(tmp_path, monkeypatch):
     """Held slots stay for their steps, moments start afresh, the floor is for new nodes, and hidden edges are hidden."""
     monkeypatch.setattr(checkpoint, "KEEP", 9)
-    rules = dict(hold=1, moments="fresh", hide=1.0, hide_steps=100, entropy_floor=9.0, floor_weight=0.1)
-    config = configure(second=rules)
+    rules = dict(hold=1, moments="fresh", hide=1.0, hide_steps=100)
+    config = dataclasses.replace(configure(second=rules), objective=Objective(entropy_floor=9.0, floor_weight=0.1))
     runs, _ = stage_runs(config, "listops", "grown", 0)
-    assert [run.objective.floor_nodes for run in runs] == [None, (0, 1), None] and runs[1].objective.floor_weight == 0.1
+    assert [run.objective.floor_nodes for run in runs] == [None, (0, 1), (0, 1)]
+    anew, _ = stage_runs(config, "listops", "grown_anew", 0)
+    scheduled, _ = stage_runs(config, "listops", "graph_schedule", 0)
+    assert {run.objective.floor_nodes for run in (*anew, *scheduled)} == {None}  # nothing is carried, or nothing grows
     shown = []
     rollout = train_run.Compiled.rollout
     monkeypatch.setattr(train_run.Compiled, "rollout", lambda self, bank, batch, keep, key: (

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from neuromas_jax.analysis import plots
 from neuromas_jax.analysis.pooling import Pool, SetResults, between, difference, gather, percent
-from neuromas_jax.config import Config
-from neuromas_jax.experiments.cells import read_done, sweep_cells, trained_methods
+from neuromas_jax.config import Config, SweepConfig
+from neuromas_jax.experiments.cells import Cell, read_done, sweep_cells, trained_methods
 from neuromas_jax.methods import METHODS, make_method
 from neuromas_jax.graph.lineage import lineage_tree
 from neuromas_jax.train.metrics import read_metrics
@@ -38,14 +38,14 @@ class Trained:
 
     Attributes:
       metrics: records of `metrics.jsonl` by (method, seed).
-      sweep: validation accuracy by method and learning rate.
+      sweep: finished trials with their validation accuracy, by method.
       cost: what finished cells of training and sweep left in `done.json`, by method.
       episodes: the last two episodes of the graph's first seed, as text.
       lineages: of methods in stages, by (method, seed): how the graph grew, as text.
     """
 
     metrics: dict[tuple[str, int], list[dict]]
-    sweep: dict[str, dict[float, float]]
+    sweep: dict[str, dict[Cell, float]]
     cost: dict[str, list[dict]]
     episodes: list[str]
     lineages: dict[tuple[str, int], str]
@@ -95,7 +95,7 @@ def family_section(config: Config, workdir: Path, family: str, sets: list[SetRes
         lines += set_section(one)
     if sets:
         lines += picture(plots.draw_results(workdir / f"results_{family}.png", sets), f"results on {family}")
-    lines += sweep_section(trained.sweep, config.sweep.learning_rates)
+    lines += sweep_section(trained.sweep, config.sweep)
     lines += cost_section(trained.cost)
     if trained.metrics:
         lines += [f"### Training on {family}", ""]
@@ -138,7 +138,7 @@ def read_trained(config: Config, workdir: Path, family: str) -> Trained:
             episodes = ["== step " + text.strip() for text in written[-2:]]
     for cell in sweep_cells(config, family):
         if done := read_done(cell.folder(workdir, "sweep")):
-            sweep.setdefault(cell.method, {})[cell.learning_rate] = done["validation"]
+            sweep.setdefault(cell.method, {})[cell] = done["validation"]
             if "diverged" not in done:
                 cost.setdefault(cell.method, []).append(done)
     return Trained(metrics, sweep, cost, episodes, lineages)
@@ -202,18 +202,22 @@ def comparison(one: SetResults) -> list[str]:
             *table(["difference", "points", "95 %", "by seed", "rounds"], rows)]
 
 
-def sweep_section(sweep: dict[str, dict[float, float]], rates: tuple[float, ...]) -> list[str]:
-    """Validation accuracy of every swept rate; the chosen one is bold."""
+def sweep_section(sweep: dict[str, dict[Cell, float]], swept: SweepConfig) -> list[str]:
+    """Validation accuracy of every trial; the chosen one is bold. A line for each method and entropy floor."""
     if not sweep:
         return []
-    rates, rows = sorted(rates), []
+    rates, floors, rows = sorted(swept.learning_rates), swept.entropy_floors or (None,), []
     for method in sorted(sweep, key=place):
-        found = sweep[method]
-        chosen = -max((accuracy, -rate) for rate, accuracy in found.items())[1] if len(found) == len(rates) else None
-        row = ["–" if rate not in found else percent(found[rate]) for rate in rates]
-        at_edge = len(rates) > 2 and chosen in (rates[0], rates[-1])
-        rows.append([method, *(f"**{value}**" if rate == chosen else value for rate, value in zip(rates, row)),
-                     "unfinished" if chosen is None else "edge of the sweep" if at_edge else ""])
+        found = {(cell.learning_rate, cell.floor): accuracy for cell, accuracy in sweep[method].items()}
+        whole = len(found) == len(rates) * len(floors)
+        chosen = max(found, key=lambda knobs: (found[knobs], -knobs[0], -(knobs[1] or 0.0))) if whole else (None, None)
+        for floor in floors:
+            row = ["–" if (rate, floor) not in found else percent(found[rate, floor]) for rate in rates]
+            mine = chosen[1] == floor
+            at_edge = mine and len(rates) > 2 and chosen[0] in (rates[0], rates[-1])
+            rows.append([method if floor is None else f"{method}, floor {floor:g}",
+                         *(f"**{value}**" if (rate, floor) == chosen else value for rate, value in zip(rates, row)),
+                         "unfinished" if not whole else "edge of the sweep" if at_edge else ""])
     return ["### Swept learning rates", "",
             "Validation accuracy (%) of the sweep, on a seed that is not reported; the rate in bold was taken. A trial that "
             "diverged counts as 0.", "",

@@ -51,6 +51,19 @@ class DecoderConfig:
             "gate": (width, inner), "up": (width, inner), "down": (inner, width),
         }[site]
 
+    def training_flops(self, read: int, written: int) -> float:
+        """Floating point operations of sampling and one policy gradient step: linear maps and vocabulary head alone.
+
+        Two per weight and token for the sampler, two for the learner's pass and two for its way back, since frozen weights need
+        no gradient of their own. Attention, adapters and norms are left out: a few percent where messages are short.
+
+        Args:
+          read: prompt tokens; a block that a group shares counts once.
+          written: message tokens, the only ones that meet the head.
+        """
+        linear = self.num_hidden_layers * sum(fan_in * fan_out for fan_in, fan_out in map(self.site_shape, LINEAR_SITES))
+        return 6.0 * (linear * (read + written) + self.vocab_size * self.hidden_size * written)
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)

@@ -21,17 +21,29 @@ from neuromas_jax.train.stages import stage_runs
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """Train `method` on `family` with `seed` at `learning_rate` for `steps`."""
+    """Train `method` on `family` with `seed` at `learning_rate` for `steps`; `floor` as in `SweepConfig.entropy_floors`, None
+    for the config's own objective."""
 
     family: str
     method: str
     seed: int
     learning_rate: float
     steps: int
+    floor: float | None = None
 
     def folder(self, workdir: Path, stage: str) -> Path:
         name = f"{self.method}_seed{self.seed}"
-        return workdir / stage / self.family / (f"{name}_lr{self.learning_rate:g}" if stage == "sweep" else name)
+        if stage == "sweep":
+            name += f"_lr{self.learning_rate:g}" + ("" if self.floor is None else f"_floor{self.floor:g}")
+        return workdir / stage / self.family / name
+
+    def configured(self, config: Config) -> Config:
+        """The config under which this cell is trained."""
+        if self.floor is None:
+            return config
+        weight = config.sweep.floor_weight if self.floor else 0.0
+        return dataclasses.replace(
+            config, objective=dataclasses.replace(config.objective, entropy_floor=self.floor, floor_weight=weight))
 
 
 def trained_methods(config: Config, family: str) -> list[str]:
@@ -48,22 +60,28 @@ def training_steps(config: Config, family: str) -> int:
 
 def sweep_cells(config: Config, family: str) -> list[Cell]:
     sweep = config.sweep
-    return [Cell(family, method, sweep.seed, rate, sweep.steps or training_steps(config, family))
-            for method in trained_methods(config, family) for rate in sweep.learning_rates]
+    steps = sweep.steps or training_steps(config, family)
+    return [Cell(family, method, sweep.seed, rate, steps, floor) for method in trained_methods(config, family)
+            for floor in sweep.entropy_floors or (None,) for rate in sweep.learning_rates]
 
 
-def learning_rate(config: Config, workdir: Path, family: str, method: str) -> float:
-    """The swept rate with the best validation accuracy (the lowest of equals), or the config's where nothing is swept."""
+def chosen_knobs(config: Config, workdir: Path, family: str, method: str) -> tuple[float, float | None]:
+    """Learning rate and entropy floor: of the swept trials those with the best validation accuracy (the lowest rate of equals,
+    then the lowest floor), or the config's where nothing is swept."""
     if not config.sweep.learning_rates:
-        return config.learning_rate.get(method, config.learning_rate["default"])
-    results = [(read_done(cell.folder(workdir, "sweep"))["validation"], -cell.learning_rate)
-               for cell in sweep_cells(config, family) if cell.method == method]
-    return -max(results)[1]
+        return config.learning_rate.get(method, config.learning_rate["default"]), None
+    trials = [cell for cell in sweep_cells(config, family) if cell.method == method]
+    best = max(trials, key=lambda cell: (
+        read_done(cell.folder(workdir, "sweep"))["validation"], -cell.learning_rate, -(cell.floor or 0.0)))
+    return best.learning_rate, best.floor
 
 
 def train_cells(config: Config, workdir: Path, family: str) -> list[Cell]:
-    return [Cell(family, method, seed, learning_rate(config, workdir, family, method), training_steps(config, family))
-            for method in trained_methods(config, family) for seed in config.seeds]
+    found = []
+    for method in trained_methods(config, family):
+        rate, floor = chosen_knobs(config, workdir, family, method)
+        found += [Cell(family, method, seed, rate, training_steps(config, family), floor) for seed in config.seeds]
+    return found
 
 
 def read_done(folder: Path) -> dict | None:

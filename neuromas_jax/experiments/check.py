@@ -82,7 +82,7 @@ def check_cell(cell: Cell, stage: str, config: Config, workdir: Path) -> bool:
     folder = cell.folder(workdir, stage) / "checkpoints"
     done = finished(cell, stage, config, workdir)
     if not done and checkpoint.steps(folder):
-        run = make_run(config, cell.family, cell.method, cell.learning_rate)
+        run = make_run(cell.configured(config), cell.family, cell.method, cell.learning_rate)
         checkpoint.newest(folder, description(run, cell.seed), cell.steps)
     return done
 

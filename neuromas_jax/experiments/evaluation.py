@@ -16,6 +16,8 @@ from neuromas_jax.train.batches import distinct_questions
 from neuromas_jax.train.evaluate import evaluate
 from neuromas_jax.train.run import Compiled, Run, compiled_for, make_run
 
+SPENT = ("learning_rate", "entropy_floor", "samples", "generated_tokens", "flops")  # of a cell's done.json
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class EvaluationSet:
@@ -71,19 +73,20 @@ def _sets(name: str, task_name: str, options: tuple, files: tuple, count: int) -
     return found
 
 
-def evaluate_method(compiled: Compiled, bank, sets: dict, family: str, seed: int, learning_rate: float | None) -> list[dict]:
-    """One record per evaluation set: see the fields in README.md."""
+def evaluate_method(compiled: Compiled, bank, sets: dict, family: str, seed: int, spent: dict) -> list[dict]:
+    """One record per evaluation set: see the fields in README.md; `spent` has those of `SPENT`. `correct` has a 1 for each question
+    that was answered right, in the set's order, and stays out of `results.jsonl`."""
     method, records = compiled.run.method, []
     for chosen in sets.values():
         scores = evaluate(compiled, bank, chosen.questions, jax.random.fold_in(jax.random.key(seed), 3), task=chosen.task)
         low, high = scores.interval
         records.append({
             "method": method.name, "topology": str(method.graph), "family": family, "set": chosen.name, "depth": chosen.depth,
-            "seed": seed, "n": scores.n, "accuracy": scores.accuracy, "low": low, "high": high, **chosen.bars(scores.asked),
+            "seed": seed, "n": scores.n, "correct": "".join("01"[right] for right in scores.correct), "accuracy": scores.accuracy, "low": low, "high": high, **chosen.bars(scores.asked),
             "format_rate": scores.format_rate, "truncated": scores.truncated,
             "top_answer_share": scores.top_answer_share, "too_long": scores.too_long,
             "calls": method.calls, "rounds": method.rounds, "tokens": scores.tokens,
-            "trainable_parameters": compiled.run.trainable_parameters if method.trained_as else 0, "learning_rate": learning_rate,
+            "trainable_parameters": compiled.run.trainable_parameters if method.trained_as else 0, **spent,
         })
     return records
 
@@ -95,13 +98,14 @@ class Evaluation:
     Attributes:
       folder: where its records lie.
       source: the cell whose adapters are judged; None for the untrained graph.
+      spent: what training it took, the fields of `SPENT`.
       belongs: what the records belong to; they are made again when it changes, as when training went on.
     """
 
     run: Run
     folder: Path
     source: Path | None
-    learning_rate: float | None
+    spent: dict
     belongs: dict
 
     def records(self) -> list[dict] | None:
@@ -126,7 +130,7 @@ def plan_evaluation(config: Config, workdir: Path, family: str, method: str, see
     belongs = {"made_with": identity(config, family, method, seed), "adapters": trained.get("adapters"),
                "test_questions": config.test_questions, "files": list(config.families[family].files)}
     return Evaluation(run, evaluation_folder(workdir, family, method, seed), source,
-                      trained.get("learning_rate"), belongs)
+                      {name: trained.get(name) for name in SPENT}, belongs)
 
 
 def evaluated(cell: Cell, config: Config, workdir: Path) -> bool:
@@ -145,5 +149,5 @@ def evaluate_family(config: Config, workdir: Path, family: str) -> None:
             with claim(plan.folder) as mine:
                 if mine and plan.records() is None:
                     bank = load_adapters(plan.source, plan.run, seed) if plan.source else plan.run.new_bank(seed)
-                    records = evaluate_method(compiled_for(plan.run), bank, sets, family, seed, plan.learning_rate)
+                    records = evaluate_method(compiled_for(plan.run), bank, sets, family, seed, plan.spent)
                     write_done(plan.folder, {"belongs": plan.belongs, "records": records})

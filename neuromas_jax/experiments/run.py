@@ -35,7 +35,8 @@ def collect(config: Config, workdir: Path) -> list[dict]:
         for method in config.methods:
             for seed in config.seeds:
                 plan = plan_evaluation(config, workdir, family, method, seed)
-                records += (plan and plan.records()) or []
+                records += [{name: value for name, value in one.items() if name != "correct"}
+                            for one in (plan and plan.records()) or []]
     write_records(workdir / "results.jsonl", records)
     return records
 

@@ -50,7 +50,7 @@ def finished(cell: Cell, stage: str, config: Config, workdir: Path) -> bool:
     done = read_done(folder)
     if done is None:
         return False
-    mine = identity(config, cell.family, cell.method, cell.seed, cell.learning_rate)
+    mine = identity(cell.configured(config), cell.family, cell.method, cell.seed, cell.learning_rate)
     if done.get("made_with") != mine:
         raise ValueError(f"{folder} was trained by another config or on another backbone "
                          f"(checksum {done.get('made_with')}, here {mine}); "
@@ -65,7 +65,7 @@ def finished(cell: Cell, stage: str, config: Config, workdir: Path) -> bool:
 
 def do_cell(cell: Cell, stage: str, config: Config, workdir: Path) -> None:
     """Trains one cell and leaves its adapters and validation accuracy; a trial of the sweep that diverges leaves the fact."""
-    folder = cell.folder(workdir, stage)
+    folder, config = cell.folder(workdir, stage), cell.configured(config)
     made_with = identity(config, cell.family, cell.method, cell.seed, cell.learning_rate)
     runs, stored = stage_runs(config, cell.family, cell.method, cell.seed, cell.learning_rate)
     compiled = [compiled_for(run) for run in runs]
@@ -90,12 +90,15 @@ def do_cell(cell: Cell, stage: str, config: Config, workdir: Path) -> None:
     validation = distinct_questions(run.target, "validation", None, config.training.validation_questions)
     accuracy = evaluate(answering, state.learner.bank, validation, jax.random.key(cell.seed)).accuracy
     records = read_metrics(folder)
+    tokens = {name: sum(record.get(name, 0) for record in records) for name in ("read_tokens", "tokens")}
     write_done(folder, {
-        "validation": accuracy, "learning_rate": cell.learning_rate, "steps": cell.steps, "seed": cell.seed,
+        "validation": accuracy, "learning_rate": cell.learning_rate, "entropy_floor": config.objective.entropy_floor, "steps": cell.steps, "seed": cell.seed,
         "seconds_of_last_process": round(time.perf_counter() - started, 1),
         "run_seconds": round(sum(record["seconds"] for record in records), 1),  # of rollouts and updates
         "compile_seconds": round(sum(sum(one.compile_seconds.values()) for one in compiled), 1), "peak_memory_gib": peak_memory(),
         "samples": spent.samples if spent else cell.steps * config.rollout.questions * config.rollout.group,
+        "generated_tokens": tokens["tokens"], "read_tokens": tokens["read_tokens"],
+        "flops": run.parts.backbone.config.training_flops(tokens["read_tokens"], tokens["tokens"]),
         **({"lineage": spent.lineage} if spent else {}),
         "adapters": save_adapters(folder / ADAPTERS, state.learner.bank),
         "backbone": run.parts.fingerprint, "system": system_checksums(run), "made_with": made_with,

@@ -42,7 +42,6 @@ class Growth:
       hide: share of questions for which a new edge into a carried node is hidden at first; falls to 0 in a line over `hide_steps`
         (ours; after DropConnect and gated growth).
       hide_steps: see `hide`.
-      entropy_floor, floor_weight: for new nodes; see `rl.Objective`.
     """
 
     new: str = "zero_b"
@@ -54,14 +53,12 @@ class Growth:
     moments: str = "carried"
     hide: float = 0.0
     hide_steps: int = 0
-    entropy_floor: float = 0.0
-    floor_weight: float = 0.0
 
     def __post_init__(self):
         for name, allowed in (("new", RULES), ("place", PLACES), ("moments", MOMENTS)):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"growth.{name} is {getattr(self, name)!r}; allowed are {', '.join(allowed)}")
-        for name in ("noise", "imitate", "hold", "hide_steps", "entropy_floor", "floor_weight", "rate", "hide"):
+        for name in ("noise", "imitate", "hold", "hide_steps", "rate", "hide"):
             if getattr(self, name) < 0 or (name in ("rate", "hide") and getattr(self, name) > 1):
                 raise ValueError(f"growth.{name} is {getattr(self, name)}; it must be 0 or more"
                                  + (" and at most 1" if name in ("rate", "hide") else ""))
@@ -71,8 +68,6 @@ class Growth:
             (imitates and not self.imitate, f"new={self.new!r} learns by imitation, and imitate is 0 steps; set 20, say"),
             (self.imitate and not imitates, f"imitate {self.imitate} is for new='relay' or 'distilled', and new is {self.new!r}"),
             (bool(self.hide) != bool(self.hide_steps), f"hide {self.hide} and hide_steps {self.hide_steps} go together"),
-            (bool(self.entropy_floor) != bool(self.floor_weight),
-             f"entropy_floor {self.entropy_floor} and floor_weight {self.floor_weight} go together"),
         ):
             if wrong:
                 raise ValueError(f"growth: {text}")

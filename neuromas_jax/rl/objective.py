@@ -20,7 +20,7 @@ class Objective:
       kl_penalty: weight of the divergence KL(adapted || bare backbone) of each message token, over the whole vocabulary.
       entropy_floor, floor_weight: nodes whose mean entropy per token (nats) is under the floor are pulled up to it with this
         weight, and only then: a bonus that ends, for nodes that would settle before others have a use for them (ours).
-      floor_nodes: whom the floor is for; None for all. A stage of growth sets it to its new nodes.
+      floor_nodes: whom the floor is for; None for all that somebody reads. A stage of growth sets it to those that are new.
       invalid_penalty: what a node's own step loses where nobody can read what it wrote (0.1 in the code of Dr. MAS): a readout's
         answer without a value, any other message without a label and a value.
     """

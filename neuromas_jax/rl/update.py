@@ -85,7 +85,8 @@ def loss_of_bank(
     bare = (None,) * len(episodes)
     if objective.kl_penalty:
         bare = jax.lax.stop_gradient(message_distributions(program, backbone, None, episodes))
-    nodes = range(program.graph.size) if objective.floor_nodes is None else objective.floor_nodes
+    read = range(program.graph.size - program.graph.layers[-1].width)
+    nodes = read if objective.floor_nodes is None else objective.floor_nodes
     floored = jnp.zeros(program.graph.size).at[jnp.asarray(tuple(nodes), jnp.int32)].set(1.0)
     losses, sums = [], []
     for number, (log_probs, reference, layer) in enumerate(zip(learned, bare, episodes)):

@@ -21,7 +21,7 @@ class Scores:
     Attributes:
       n: questions asked; too_long: questions left out because no bucket holds them (counted as wrong by nobody, reported).
       asked: the questions asked, in the order given.
-      right: questions answered right.
+      correct: for each of them, whether the answer was right.
       format_rate: answers that could be read; truncated: readout messages that hit their limit without an end.
       top_answer_share: share of the most frequent answer.
       tokens: tokens written per question, by all calls.
@@ -32,7 +32,7 @@ class Scores:
     n: int
     too_long: int
     asked: tuple[Question, ...]
-    right: int
+    correct: tuple[bool, ...]
     format_rate: float
     truncated: float
     top_answer_share: float
@@ -40,6 +40,10 @@ class Scores:
     top_messages: tuple[tuple[str, float], ...]
     top_labels: tuple[tuple[str, float], ...]
     node_format: tuple[float, ...]
+
+    @property
+    def right(self) -> int:
+        return sum(self.correct)
 
     @property
     def accuracy(self) -> float:
@@ -160,7 +164,7 @@ def evaluate(
         n=len(asked),
         too_long=len(questions) - len(asked),
         asked=tuple(asked),
-        right=sum(verdict.reward == 1 for verdict in final),
+        correct=tuple(verdict.reward == 1 for _, verdict in sorted(zip(order, final), key=lambda pair: pair[0])),
         format_rate=format_rate,
         truncated=sum(cut) / len(cut),
         top_answer_share=max(answers.values(), default=0) / len(asked),

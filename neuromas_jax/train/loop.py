@@ -244,6 +244,7 @@ class Window:
     """Sums over the steps since the last record, or since a resumed run's checkpoint."""
 
     tokens: int = 0
+    read: int = 0
     seconds: float = 0.0
     reward: float = 0.0
     rows: int = 0
@@ -254,6 +255,7 @@ class Window:
 
     def add(self, episodes: Episodes, rewards: np.ndarray, seconds: float, skipped: int) -> None:
         tokens = sum(int(np.asarray(layer.live).sum()) for layer in episodes)
+        self.read += sum(int(np.asarray(mask).sum()) for layer in episodes for mask in (layer.shared_valid, layer.own_valid))
         self.tokens, self.seconds, self.skipped = self.tokens + tokens, self.seconds + seconds, self.skipped + skipped
         self.reward, self.rows = self.reward + float(rewards.sum()), self.rows + rewards.size
         self.speed, self.steps = tokens / seconds, self.steps + 1
@@ -262,9 +264,9 @@ class Window:
         """Means of the window and how many steps they are of; it starts afresh."""
         record = {
             "reward": self.reward / self.rows, "tokens_per_second": self.tokens / self.seconds,
-            "tokens": self.tokens, "seconds": round(self.seconds, 2), "skipped_questions": self.skipped, "steps": self.steps,
+            "tokens": self.tokens, "read_tokens": self.read, "seconds": round(self.seconds, 2), "skipped_questions": self.skipped, "steps": self.steps,
         }
-        self.tokens, self.seconds, self.reward, self.rows, self.skipped, self.steps = 0, 0.0, 0.0, 0, 0, 0
+        self.tokens, self.read, self.seconds, self.reward, self.rows, self.skipped, self.steps = 0, 0, 0.0, 0.0, 0, 0, 0
         return record
 
 

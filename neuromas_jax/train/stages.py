@@ -97,10 +97,10 @@ def stage_runs(
         slot_origins(grown, old.method.slots, run.method.slots, len(run.method.ranks))
         if growth.new == "relay":
             teachers(grown, growth.new)
-        if growth.floor_weight and grown.new:
-            objective = dataclasses.replace(run.objective, entropy_floor=growth.entropy_floor, floor_weight=growth.floor_weight,
-                                            floor_nodes=grown.new)
-            runs[number] = dataclasses.replace(run, objective=objective)
+        if run.objective.floor_weight and old.method.graph != run.method.graph and not run.method.stages[0].anew:
+            # Settled nodes need no floor, nor does a readout.
+            read = tuple(node for node in grown.new if node < grown.graph.size - grown.graph.layers[-1].width)
+            runs[number] = dataclasses.replace(run, objective=dataclasses.replace(run.objective, floor_nodes=read))
     return runs, stored
 
 
