@@ -3,8 +3,8 @@
     python -m neuromas_jax.experiments --config=configs/claims.py --workdir=runs/claims --shard=0/1
     python -m neuromas_jax.main --config=configs/claims.py:growth --workdir=runs/claims/growth
 
-The first command does everything; the second one experiment alone, in the same folders. Every knob that is swept is swept for each
-method alike, on a seed that is not reported and on validation questions.
+The first command does everything; the second one experiment alone, in the same folders. What is swept is swept for each method
+alike, on a seed that is not reported and on validation questions.
 """
 
 import ml_collections

@@ -315,8 +315,8 @@ def _check(config: Config) -> None:
     if len(set(floors)) != len(floors) or min(floors, default=0) < 0:
         raise ValueError(f"config key 'sweep.entropy_floors' is {floors}; give each floor once, 0 for none, in nats per token")
     if floors and config.objective.floor_weight:
-        raise ValueError(f"config key 'objective.floor_weight' is {config.objective.floor_weight} beside config.sweep.entropy_floors "
-                         f"{floors}, which would take its place; drop one of them")
+        raise ValueError(f"config key 'objective.floor_weight' is {config.objective.floor_weight} beside "
+                         f"config.sweep.entropy_floors {floors}, which would take its place; drop one of them")
     if config.sweep.learning_rates and config.sweep.seed in config.seeds:
         raise ValueError(f"config key 'sweep.seed' is {config.sweep.seed}, which is also reported; "
                          f"choose a seed outside {config.seeds}")

@@ -16,7 +16,7 @@ from typing import Any
 ELSEWHERE = {  # fields that the package sets itself, and the key that decides them
     "optimizer.learning_rate": "config.learning_rate, such as dict(default=2e-3, graph=4e-3)",
     "prompt.tokens_per_fact": "families.<name>.tokens_per_fact",
-    "objective.floor_nodes": "what grows: the floor is for a stage's new nodes, and for all that are read where nothing is carried",
+    "objective.floor_nodes": "growth itself: the floor is for new nodes, and for all that are read where nothing is carried",
 }
 EXAMPLES = {
     "families": "dict(listops=dict())", "learning_rate": "dict(default=2e-3)",

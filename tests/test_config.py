@@ -39,7 +39,8 @@ def load(name):
     return load_file(file).get_config(*[experiment] * bool(experiment))
 
 
-EXPERIMENTS = sorted(path.stem for path in CONFIGS.glob("*.py") if not path.stem.endswith("_backbone") and path.stem not in SUITES)
+EXPERIMENTS = sorted(
+    path.stem for path in CONFIGS.glob("*.py") if not path.stem.endswith("_backbone") and path.stem not in SUITES)
 EXPERIMENTS += [f"{suite}:{name}" for suite in SUITES for name in load(suite).experiments]
 
 

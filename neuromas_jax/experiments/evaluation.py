@@ -74,15 +74,18 @@ def _sets(name: str, task_name: str, options: tuple, files: tuple, count: int) -
 
 
 def evaluate_method(compiled: Compiled, bank, sets: dict, family: str, seed: int, spent: dict) -> list[dict]:
-    """One record per evaluation set: see the fields in README.md; `spent` has those of `SPENT`. `correct` has a 1 for each question
-    that was answered right, in the set's order, and stays out of `results.jsonl`."""
+    """One record per evaluation set: see the fields in README.md; `spent` has those of `SPENT`.
+
+    `correct` has a 1 for each question that was answered right, in the set's order; it stays out of `results.jsonl`.
+    """
     method, records = compiled.run.method, []
     for chosen in sets.values():
         scores = evaluate(compiled, bank, chosen.questions, jax.random.fold_in(jax.random.key(seed), 3), task=chosen.task)
         low, high = scores.interval
         records.append({
             "method": method.name, "topology": str(method.graph), "family": family, "set": chosen.name, "depth": chosen.depth,
-            "seed": seed, "n": scores.n, "correct": "".join("01"[right] for right in scores.correct), "accuracy": scores.accuracy, "low": low, "high": high, **chosen.bars(scores.asked),
+            "seed": seed, "n": scores.n, "correct": "".join("01"[right] for right in scores.correct),
+            "accuracy": scores.accuracy, "low": low, "high": high, **chosen.bars(scores.asked),
             "format_rate": scores.format_rate, "truncated": scores.truncated,
             "top_answer_share": scores.top_answer_share, "too_long": scores.too_long,
             "calls": method.calls, "rounds": method.rounds, "tokens": scores.tokens,

@@ -92,7 +92,8 @@ def do_cell(cell: Cell, stage: str, config: Config, workdir: Path) -> None:
     records = read_metrics(folder)
     tokens = {name: sum(record.get(name, 0) for record in records) for name in ("read_tokens", "tokens")}
     write_done(folder, {
-        "validation": accuracy, "learning_rate": cell.learning_rate, "entropy_floor": config.objective.entropy_floor, "steps": cell.steps, "seed": cell.seed,
+        "validation": accuracy, "learning_rate": cell.learning_rate, "entropy_floor": config.objective.entropy_floor,
+        "steps": cell.steps, "seed": cell.seed,
         "seconds_of_last_process": round(time.perf_counter() - started, 1),
         "run_seconds": round(sum(record["seconds"] for record in records), 1),  # of rollouts and updates
         "compile_seconds": round(sum(sum(one.compile_seconds.values()) for one in compiled), 1), "peak_memory_gib": peak_memory(),

@@ -264,7 +264,8 @@ class Window:
         """Means of the window and how many steps they are of; it starts afresh."""
         record = {
             "reward": self.reward / self.rows, "tokens_per_second": self.tokens / self.seconds,
-            "tokens": self.tokens, "read_tokens": self.read, "seconds": round(self.seconds, 2), "skipped_questions": self.skipped, "steps": self.steps,
+            "tokens": self.tokens,
+            "read_tokens": self.read, "seconds": round(self.seconds, 2), "skipped_questions": self.skipped, "steps": self.steps,
         }
         self.tokens, self.read, self.seconds, self.reward, self.rows, self.skipped, self.steps = 0, 0, 0.0, 0.0, 0, 0, 0
         return record

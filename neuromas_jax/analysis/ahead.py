@@ -1,0 +1,64 @@
+"""Is one method ahead of all others? Accuracy side by side at what each costs, and paired gaps."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from neuromas_jax.analysis import claim_plots as plots
+from neuromas_jax.analysis.outcomes import Outcome, pairs
+from neuromas_jax.analysis.paired import paired_gap
+from neuromas_jax.analysis.pooling import percent
+from neuromas_jax.analysis.report import table
+from neuromas_jax.analysis.verdict import Verdict, judge
+
+
+def test(name: str, claim, found: Sequence[Outcome], workdir: Path) -> Verdict:
+    """The claim holds where the gap to every method of `claim.over` lies above zero on a family's deepest trained depth.
+
+    It must do so on as many families as asked for. Real files are shown beside them.
+    """
+    lines, won, finished = [], [], True
+    for outcome in found:
+        for family in outcome.config.families:
+            rivals = [method for method in claim.over if method in outcome.config.methods]
+            for number, (name_of, depth) in enumerate([outcome.target(family), *outcome.files(family)]):
+                answers = outcome.answers(family, name_of, depth)
+                title = f"{outcome.name}: {name_of}" + ("" if depth is None else f", depth {depth}")
+                rows, ahead, points = compare(claim.method, rivals, [m for m in claim.controls if m in answers], answers)
+                whole = all(len(answers.get(m, ())) == len(outcome.config.seeds) for m in (claim.method, *rivals))
+                finished &= whole
+                if number == 0 and whole and all(ahead):
+                    won.append(f"{outcome.name}/{family}")
+                if rows:
+                    lines += [f"### {title}", "", *table(HEADER, rows)]
+                if number == 0 and len(points) > 1:
+                    path = plots.draw_rounds(workdir / f"{name}_rounds_{outcome.name}_{family}.png", title, points)
+                    lines += [f"![accuracy against rounds]({path.name})", ""]
+    return Verdict(*judge(won, claim.families, finished, "The interval lies above zero against every rival on"), tuple(lines))
+
+
+HEADER = ["method", "accuracy %", "by seed", "calls", "rounds", "tokens", "parameters", "samples", "gap, points"]
+
+
+def compare(method: str, rivals: list[str], controls: list[str], answers: dict) -> tuple[list, list[bool], list]:
+    """Rows of the table, whether the method is ahead of each rival, and (method, rounds, accuracy) for the plot."""
+    rows, ahead, points = [], [], []
+    for other in (method, *rivals, *controls):
+        records = list(answers.get(other, {}).values())
+        if not records:
+            ahead += [False] * (other in rivals)
+            continue
+        shares = [record["accuracy"] for record in records]
+        one = records[0]
+        gap = "–"
+        if other != method and answers.get(method):
+            ours, theirs = pairs(answers[method], answers[other])
+            found = paired_gap(ours, theirs) if ours else None
+            gap = str(found) if found else "–"
+            ahead += [bool(found and found.above)] * (other in rivals)
+        mean = sum(shares) / len(shares)
+        points.append((other, one["rounds"], mean))
+        samples = one.get("samples")
+        rows.append([other + (" (control)" if other in controls else ""), percent(mean), ", ".join(map(percent, shares)),
+                     one["calls"], one["rounds"], f"{sum(r['tokens'] for r in records) / len(records):.1f}",
+                     f"{one['trainable_parameters']:,}", "–" if samples is None else f"{samples:,}", gap])
+    return rows, ahead, points

@@ -1,0 +1,100 @@
+"""`claims.md`: what a suite of experiments says about each claim, with the numbers behind it.
+
+A claim names a test, the experiments that it looks at, and what the test needs. A test returns whether the claim holds so far,
+and the tables and pictures that show it. A claim that does not hold stays in the report, as does everything that was tried.
+"""
+
+from collections.abc import Mapping
+import dataclasses
+from pathlib import Path
+
+from neuromas_jax.analysis import ahead, growing, health, shapes
+from neuromas_jax.analysis.outcomes import Outcome, outcomes
+from neuromas_jax.config import Config
+from neuromas_jax.files import write_text
+from neuromas_jax.methods import check_methods
+
+TESTS = {"ahead": ahead.test, "growing": growing.test, "shapes": shapes.test, "parameters": shapes.test_parameters}
+
+
+@dataclasses.dataclass(frozen=True)
+class Claim:
+    """What is claimed and how it is tested.
+
+    Attributes:
+      says: the claim, as a sentence.
+      test: of `TESTS`.
+      experiments: names of those that it looks at, in order.
+      method: whose claim it is.
+      over: what the method is compared with.
+      controls: shown beside them; they decide nothing.
+      thresholds: validation accuracy by family, for tests of how soon it is reached.
+      families: on how many families it must hold.
+      note: said after the numbers: why it came out so, as far as is known.
+    """
+
+    says: str = ""
+    test: str = "ahead"
+    experiments: tuple[str, ...] = ()
+    method: str = "graph"
+    over: tuple[str, ...] = ()
+    controls: tuple[str, ...] = ()
+    thresholds: dict[str, float] = dataclasses.field(default_factory=dict)
+    families: int = 2
+    note: str = ""
+
+
+def check_claims(claims: Mapping[str, Claim], experiments: Mapping[str, Config]) -> None:
+    """Raises ValueError for a claim that names an unknown test, experiment, method or family, or nothing to compare with."""
+    for name, claim in claims.items():
+        if claim.test not in TESTS:
+            raise ValueError(f"claims.{name}.test is {claim.test!r}; allowed are {', '.join(TESTS)}")
+        unknown = [one for one in claim.experiments if one not in experiments]
+        if unknown or not claim.experiments:
+            raise ValueError(f"claims.{name}.experiments is {claim.experiments}; name one or more of {', '.join(experiments)}")
+        asked = (claim.method, *claim.over, *claim.controls)
+        check_methods(asked)
+        for experiment in claim.experiments:
+            missing = [method for method in asked if method not in experiments[experiment].methods]
+            if claim.method in missing:
+                raise ValueError(f"claims.{name} is about {claim.method!r}, which experiment {experiment!r} does not have; "
+                                 "add it to the experiment's methods")
+        for method in (*claim.over, *claim.controls):
+            if not any(method in experiments[experiment].methods for experiment in claim.experiments):
+                raise ValueError(f"claims.{name} compares with {method!r}, which none of its experiments has; "
+                                 "add it to the methods of one, or drop it here")
+        families = {family for experiment in claim.experiments for family in experiments[experiment].families}
+        for family in claim.thresholds:
+            if family not in families:
+                raise ValueError(f"claims.{name}.thresholds names the family {family!r}; its experiments have "
+                                 f"{', '.join(sorted(families))}")
+
+
+def write_claims(claims: Mapping[str, Claim], experiments: Mapping[str, Config], workdir: Path) -> str:
+    """Writes `claims.md` and its pictures into the workdir; returns the verdicts, one a line."""
+    found = outcomes(experiments, workdir)
+    lines, sections = [], []
+    for name, claim in claims.items():
+        verdict = TESTS[claim.test](name, claim, [found[experiment] for experiment in claim.experiments], workdir)
+        lines.append(f"| {name} | {claim.says} | {verdict.word} |")
+        sections += [f"## {name}: {claim.says}", "", f"**{verdict.word}** {verdict.why}", "", *verdict.lines]
+        sections += [claim.note, ""] if claim.note else []
+    sections += health.section(list(found.values()), workdir)
+    text = ["# Claims", "", "What each claim asks and what came out. All accuracies are on test questions that nothing was "
+            "trained or tuned on, intervals are 95 % from a paired bootstrap over seeds and questions (`analysis/paired.py`), "
+            "and no seed was left out.",
+            "", "| claim | | |", "| --- | --- | --- |", *lines, "", *_spent(found), *sections]
+    write_text(workdir / "claims.md", "\n".join(text).rstrip() + "\n")
+    return "\n".join([*(line.strip("| ") for line in lines), f"Claims: {workdir / 'claims.md'}"])
+
+
+def _spent(found: Mapping[str, Outcome]) -> list[str]:
+    """What the experiments took."""
+    rows = []
+    for name, one in found.items():
+        cells = [cell for family in one.config.families for method in one.config.methods
+                 for cell in one.trained(family, method).values()]
+        trials = [cell for family in one.config.families for cell in one.trials(family)]
+        seconds = sum(cell.done.get("seconds_of_last_process", 0) for cell in (*cells, *trials))
+        rows.append(f"| {name} | {len(trials)} | {len(cells)} | {seconds / 3600:.2f} |")
+    return ["| experiment | trials of sweeps | trained cells | hours of one core |", "| --- | --- | --- | --- |", *rows, ""]

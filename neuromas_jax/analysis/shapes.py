@@ -1,0 +1,105 @@
+"""Accuracy over shapes of graphs and over numbers of trainable parameters."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from neuromas_jax.analysis import claim_plots as plots
+from neuromas_jax.analysis.outcomes import Outcome, pairs
+from neuromas_jax.analysis.paired import paired_gap
+from neuromas_jax.analysis.pooling import percent
+from neuromas_jax.analysis.report import table
+from neuromas_jax.analysis.verdict import Verdict, judge
+from neuromas_jax.methods import family_graph
+
+
+def test(name: str, claim, found: Sequence[Outcome], workdir: Path) -> Verdict:
+    """Families that share a task are one grid of graphs.
+
+    The claim holds on a task where the largest graph is ahead of the smallest on the deepest trained depth; the table shows what
+    each graph reaches at every depth.
+    """
+    lines, won, finished = [], [], True
+    for outcome in found:
+        tasks: dict[str, list[str]] = {}
+        for family, chosen in outcome.config.families.items():
+            tasks.setdefault(chosen.task, []).append(family)
+        for task, families in tasks.items():
+            families = sorted(families, key=lambda one: family_graph(outcome.config, outcome.config.families[one])[0].size)
+            rows, gaps, header, cells = grid(outcome, families, claim.method)
+            finished &= len(gaps) == len(families) - 1
+            if not rows:
+                continue
+            lines += [f"### {outcome.name}: {task}", "", *table(header, rows)]
+            path = plots.draw_grid(workdir / f"{name}_{outcome.name}_{task}.png", f"{task}: accuracy, %", *cells)
+            lines += [f"![accuracy over graphs]({path.name})", ""]
+            helps = [family for family, gap in gaps.items() if gap.above]
+            hurts = [family for family, gap in gaps.items() if gap.below]
+            lines += [f"Over the smallest graph, on the deepest trained depth: better {', '.join(helps) or 'none'}; worse "
+                      f"{', '.join(hurts) or 'none'}; no clear difference for the others.", ""]
+            if families[-1] in gaps and gaps[families[-1]].above:
+                won.append(task)
+    return Verdict(*judge(won, claim.families, finished, "The largest graph is ahead of the smallest on"), tuple(lines))
+
+
+def grid(outcome: Outcome, families: list[str], method: str):
+    """Rows of the table, gap of each graph to the smallest, the table's header, and (graphs, sets, shares) for the plot."""
+    rows, gaps, shares = [], {}, []
+    sets = list(dict.fromkeys((record["set"].removeprefix(record["family"]), record["depth"])
+                              for record in outcome.records if record["family"] in families))
+    names = [f"depth {depth}" + (" (held out)" if suffix else "") for suffix, depth in sets]
+    base = None
+    for family in families:
+        target = outcome.answers(family, *outcome.target(family)).get(method, {})
+        if not target:
+            continue
+        graph = family_graph(outcome.config, outcome.config.families[family])[0]
+        own = [outcome.answers(family, family + suffix, depth).get(method, {}) for suffix, depth in sets]
+        means = [np.mean([record["accuracy"] for record in one.values()]) if one else np.nan for one in own]
+        gap = "–"
+        if base is None:
+            base = target
+        else:
+            ours, theirs = pairs(target, base)
+            gaps[family] = paired_gap(ours, theirs)
+            gap = str(gaps[family])
+        shares.append((f"{graph} {family}", means))
+        rows.append([family, f"{graph}", graph.size, graph.rounds, *("–" if np.isnan(mean) else percent(mean) for mean in means),
+                     ", ".join(percent(record["accuracy"]) for record in target.values()), gap])
+    header = ["family", "graph", "nodes", "rounds", *names, "by seed, deepest", "gap to the smallest, points"]
+    return rows, gaps, header, ([name for name, _ in shares], names, [means for _, means in shares])
+
+
+def test_parameters(name: str, claim, found: Sequence[Outcome], workdir: Path) -> Verdict:
+    """Experiments differ in the adapters' rank.
+
+    The claim holds on a family where the method is ahead of each rival at every number of trainable parameters.
+    """
+    families = list(dict.fromkeys(family for outcome in found for family in outcome.config.families))
+    lines, won, finished = [], [], True
+    for family in families:
+        rows, curves, ahead = [], {}, []
+        for outcome in found:
+            if family not in outcome.config.families:
+                continue
+            answers = outcome.answers(family, *outcome.target(family))
+            for method in (claim.method, *claim.over):
+                ours, theirs = pairs(answers.get(claim.method, {}), answers.get(method, {}))
+                whole = len(theirs) == len(outcome.config.seeds)
+                finished &= whole
+                if not theirs:
+                    continue
+                mean, count = float(np.mean([record["accuracy"] for record in theirs])), theirs[0]["trainable_parameters"]
+                gap = paired_gap(ours, theirs) if method != claim.method else None
+                ahead += [whole and gap.above] if gap else []
+                curves.setdefault(method, []).append((count, mean))
+                rows.append([outcome.config.adapters.rank, method, f"{count:,}", percent(mean),
+                             ", ".join(percent(record["accuracy"]) for record in theirs), str(gap or "–")])
+        if not rows:
+            continue
+        lines += [f"### {family}", "", *table(["rank", "method", "parameters", "accuracy %", "by seed", "gap, points"], rows)]
+        path = plots.draw_parameters(workdir / f"{name}_{family}.png", f"{family}: accuracy against trainable parameters", curves)
+        lines += [f"![accuracy against parameters]({path.name})", ""]
+        won += [family] * (bool(ahead) and all(ahead))
+    return Verdict(*judge(won, claim.families, finished, "Ahead of each rival at every number of parameters on"), tuple(lines))

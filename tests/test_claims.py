@@ -1,0 +1,227 @@
+"""Suites and the tests of claims: on hand-made results whose verdict is known, and whole on a few steps of real training."""
+
+import dataclasses
+import json
+from pathlib import Path
+import runpy
+
+import numpy as np
+import pytest
+
+from neuromas_jax.analysis import ahead, growing, health, shapes
+from neuromas_jax.analysis.claims import Claim
+from neuromas_jax.analysis.outcomes import Outcome
+from neuromas_jax.experiments.suite import check_suite, parse_shard, parse_suite, run_shard, time_left, units
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+SMOKE = runpy.run_path(str(CONFIGS / "claims_smoke.py"))["get_config"]
+N = 60
+
+
+def smoke():
+    return parse_suite(SMOKE())
+
+
+def outcome(name: str, workdir, shares: dict, family="listops", methods=None, **spent) -> Outcome:
+    """An experiment of the smoke suite with made-up answers: shares[method] = accuracy of each seed."""
+    config = smoke().experiments[name]
+    seeds = tuple(range(max(map(len, shares.values()))))
+    config = dataclasses.replace(config, methods=methods or tuple(shares), seeds=seeds)
+    found = Outcome(name, config, workdir / name)
+    found.__dict__["records"] = [answer(family, method, seed, share, **spent)
+                                 for method, values in shares.items() for seed, share in enumerate(values)]
+    return found
+
+
+def answer(family, method, seed, share, depth=2, **spent):
+    correct = "".join("01"[number < round(share * N)] for number in range(N))
+    return {"family": family, "set": family, "depth": depth, "method": method, "seed": seed, "accuracy": share,
+            "correct": correct, "calls": 3, "rounds": 2, "tokens": 6.0, "trainable_parameters": 100, "learning_rate": 2e-3,
+            "entropy_floor": 0.0, "samples": 64, **spent}
+
+
+def cell(found: Outcome, method: str, seed: int, accuracies, lineage=(), family="listops"):
+    folder = found.folder / "train" / family / f"{method}_seed{seed}"
+    folder.mkdir(parents=True)
+    nodes = {"gradient_norm": [0.1, 0.2, 0.3], "entropy": [1.0, 0.5, 0.1], "label": ["A", "B", "C"]}
+    records = [{"step": step, "accuracy": share, "tokens": 10, "nodes": nodes} for step, share in enumerate(accuracies, 1)]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    (folder / "done.json").write_text(json.dumps({
+        "validation": accuracies[-1], "steps": len(accuracies), "lineage": list(lineage), "seconds_of_last_process": 5.0}))
+
+
+def test_units_cover_every_cell_once_and_shards_share_them():
+    suite = smoke()
+    names = [str(unit) for unit in units(suite)]
+    assert sorted(names) == sorted([
+        "growth/listops/grown", "growth/listops/graph_mixed", "rank2/listops/graph", "rank2/listops/single_equal_parameters",
+        "rivals/listops/graph", "rivals/listops/single_equal_parameters", "rivals/listops/untrained",
+        "shapes/large/graph", "shapes/small/graph"])
+    shards = [[str(unit) for unit in units(suite)[i::4]] for i in range(4)]
+    assert sorted(sum(shards, [])) == sorted(names)
+    judged = {str(unit): unit.config.methods for unit in units(suite)}
+    assert judged["rivals/listops/untrained"] == ("direct",) and judged["growth/listops/grown"] == ("grown",)
+    assert [unit.cells() for unit in units(suite) if unit.experiment == "growth"] == [(2, 1)] * 2
+
+
+def test_shards_are_read():
+    assert parse_shard("1/4") == (1, 4)
+    for wrong in ("4/4", "1", "a/b", "-1/2", "0/0"):
+        with pytest.raises(ValueError, match="write i/n with i from 0 to n - 1"):
+            parse_shard(wrong)
+
+
+@pytest.mark.parametrize("change, message", [
+    (dict(experiments={}), "a suite has the keys experiments and claims"),
+    (dict(families={}), "a suite has the keys experiments and claims"),
+    (dict(claims=dict(C1=dict(test="forward", experiments=("rivals",)))), "claims.C1.test is 'forward'; allowed are ahead"),
+    (dict(claims=dict(C1=dict(experiments=("rival",)))), "claims.C1.experiments is .*name one or more of growth, rank2"),
+    (dict(claims=dict(C1=dict(experiments=()))), "claims.C1.experiments is .*name one or more"),
+    (dict(claims=dict(C1=dict(experiments=("growth",)))), "C1 is about 'graph', which experiment 'growth' does not have"),
+    (dict(claims=dict(C1=dict(experiments=("rivals",), over=("debate",)))), "compares with 'debate', which none of its"),
+    (dict(claims=dict(C1=dict(experiments=("rivals",), over=("grph",)))), "unknown method 'grph'"),
+    (dict(claims=dict(C1=dict(experiments=("rivals",), thresholds=dict(chess=0.5)))), "names the family 'chess'"),
+    (dict(claims=dict(C1=dict(sayz="x"))), "sayz"),
+])
+def test_suites_that_cannot_be_are_named(change, message):
+    values = SMOKE().to_dict() | change
+    with pytest.raises(ValueError, match=message):
+        parse_suite(values)
+
+
+def test_bad_input_names_the_experiment(tmp_path):
+    values = SMOKE().to_dict()
+    values["experiments"]["rank2"]["sedes"] = (1,)
+    with pytest.raises(ValueError, match="experiment 'rank2': .*sedes"):
+        parse_suite(values)
+    values = SMOKE().to_dict()
+    values["experiments"]["rank2"]["families"]["listops"]["buckets"] = (4,)
+    with pytest.raises(ValueError, match="experiment 'rank2': .*bucket"):
+        check_suite(parse_suite(values), tmp_path)
+
+
+def test_ahead_needs_every_rival_beaten(tmp_path):
+    claim = Claim(says="", experiments=("rivals",), families=1, over=("single_equal_parameters", "direct"))
+    won = outcome("rivals", tmp_path, dict(graph=[0.9, 0.8], single_equal_parameters=[0.5, 0.4], direct=[0.3, 0.3]))
+    verdict = ahead.test("C1", claim, [won], tmp_path)
+    assert verdict.word == "holds" and "+40.0" in "\n".join(verdict.lines)
+    lost = outcome("rivals", tmp_path, dict(graph=[0.9, 0.8], single_equal_parameters=[0.5, 0.4], direct=[0.9, 0.8]))
+    assert ahead.test("C1", claim, [lost], tmp_path).word == "does not hold"
+    missing = outcome("rivals", tmp_path, dict(graph=[0.9, 0.8], single_equal_parameters=[0.5], direct=[0.3, 0.3]))
+    assert ahead.test("C1", claim, [missing], tmp_path).word == "unfinished"
+
+
+LINEAGE = [{"graph": "2-1", "before": 0.3, "after": 0.35}]
+
+
+def grow(workdir, ours, theirs, final, name="growth"):
+    """An experiment in which `grown` and `graph_mixed` had these validation curves and these final accuracies."""
+    found = outcome(name, workdir, dict(grown=[final[0]] * 3, graph_mixed=[final[1]] * 3))
+    for seed in range(3):
+        cell(found, "grown", seed, ours, LINEAGE)
+        cell(found, "graph_mixed", seed, theirs)
+    return found
+
+
+GROWING = Claim(experiments=("growth",), method="grown", over=("graph_mixed",), families=1, thresholds=dict(listops=0.8))
+
+
+def test_growing_holds_by_ten_points_or_by_half_of_the_samples(tmp_path):
+    def verdict(name, *curves):
+        return growing.test("C3", GROWING, [grow(tmp_path / name, *curves)], tmp_path)
+
+    ahead_by_points = verdict("points", [0.1, 0.9, 0.9, 0.9], [0.1, 0.9, 0.7, 0.7], (0.9, 0.7))
+    assert ahead_by_points.word == "holds"
+    text = "\n".join(ahead_by_points.lines)
+    assert "30.0 → 35.0" in text and "Gap +20.0" in text and "| 64, 64, 64 |" in text and "never, never, never" in text
+    sooner = verdict("sooner", [0.9, 0.9, 0.9, 0.9], [0.1, 0.1, 0.9, 0.9], (0.9, 0.9))
+    assert sooner.word == "holds" and "0.33 [0.33, 0.33]" in "\n".join(sooner.lines)
+    a_bit_sooner = verdict("bit", [0.1, 0.9, 0.9, 0.9], [0.1, 0.1, 0.9, 0.9], (0.9, 0.85))
+    assert a_bit_sooner.word == "does not hold"
+
+
+def test_a_rival_that_never_arrives_counts_with_the_whole_budget():
+    spans = dict(grown=[32, 32, 32], graph=[None, None, 64])
+    good, text = growing.ratio(spans, "grown", ["graph"], 128)
+    assert good and "2 of its 3 runs never got there" in text  # 1/4, 1/4, 1/2
+    assert growing.ratio(dict(spans, grown=[32, None, 32]), "grown", ["graph"], 128) == (
+        False, "It did not reach the threshold with every seed.")
+
+
+def test_growing_looks_at_all_backbones_together(tmp_path):
+    """Won on one backbone by 40 points and lost on the other by 20: the mean is 10, and its interval is what decides."""
+    one = grow(tmp_path / "a", [0.1, 0.9], [0.1, 0.5], (0.9, 0.5))
+    two = grow(tmp_path / "b", [0.1, 0.5], [0.1, 0.7], (0.5, 0.7), "growth")
+    verdict = growing.test("C3", GROWING, [one, two], tmp_path)
+    assert "+10.0" in "\n".join(verdict.lines) and "90.0, 90.0, 90.0, 50.0, 50.0, 50.0" in "\n".join(verdict.lines)
+
+
+def test_shapes_are_judged_against_the_smallest(tmp_path):
+    config = smoke().experiments["shapes"]
+    found = Outcome("shapes", config, tmp_path)
+    found.__dict__["records"] = [answer(family, "graph", seed, share) for family, share in (("small", 0.2), ("large", 0.9))
+                                 for seed in config.seeds]
+    claim = Claim(experiments=("shapes",), families=1)
+    verdict = shapes.test("C4", claim, [found], tmp_path)
+    assert verdict.word == "holds" and "better large; worse none" in "\n".join(verdict.lines)
+    for record in found.records:
+        record.update(answer(record["family"], "graph", record["seed"], 0.9 if record["family"] == "small" else 0.2))
+    verdict = shapes.test("C4", claim, [found], tmp_path)
+    assert verdict.word == "does not hold" and "worse large" in "\n".join(verdict.lines)
+
+
+def test_parameters_are_compared_rank_by_rank(tmp_path):
+    claim = Claim(experiments=("rank2", "rivals"), families=1, over=("single_equal_parameters",))
+    low = outcome("rank2", tmp_path, dict(graph=[0.8, 0.9], single_equal_parameters=[0.2, 0.3]), trainable_parameters=50)
+    high = outcome("rivals", tmp_path, dict(graph=[0.8, 0.9], single_equal_parameters=[0.2, 0.3]))
+    assert shapes.test_parameters("C5", claim, [low, high], tmp_path).word == "holds"
+    even = outcome("rivals", tmp_path, dict(graph=[0.8, 0.9], single_equal_parameters=[0.8, 0.9]))
+    assert shapes.test_parameters("C5", claim, [low, even], tmp_path).word == "does not hold"
+
+
+def test_health_finds_the_signal_that_tells_the_end(tmp_path):
+    found = outcome("rivals", tmp_path, dict(graph=[0.5] * 9))
+    for seed in range(9):
+        cell(found, "graph", seed, [0.1, 0.1 + 0.05 * seed, 0.2, 0.1 * seed])
+    lines = "\n".join(health.section([found], tmp_path))
+    assert "| rivals/listops | 9 | – | – | – | – | +1.00 |" in lines  # only the accuracy itself varies
+    record = {"accuracy": 0.5, "nodes": {"gradient_norm": [1.0, np.e], "entropy": [2.0, 9.0], "label": ["A", "-"]}}
+    assert health.signals(record) == pytest.approx(
+        {"entropy": 2.0, "diversity": 0.5, "gradient": np.e**0.5, "gradient spread": 1.0, "accuracy": 0.5})
+
+
+def test_time_left_goes_by_what_is_done(tmp_path):
+    suite = smoke()
+    mine = [unit for unit in units(suite) if unit.experiment == "rivals"]
+    assert time_left(mine, tmp_path) == "0 of 4 cells are done"
+    found = Outcome("rivals", suite.experiments["rivals"], tmp_path / "rivals")
+    cell(found, "graph", 0, [0.1])
+    assert time_left(mine, tmp_path) == "1 of 4 cells are done, about 00 h 00 min left for one process"
+    done = tmp_path / "rivals/train/listops/graph_seed0/done.json"
+    done.write_text(json.dumps({"steps": 1, "seconds_of_last_process": 3600.0}))
+    assert time_left(mine, tmp_path).endswith("03 h 00 min left for one process")
+
+
+def test_a_whole_suite_in_shards_and_again(tmp_path):
+    """Two shards after each other; the claims are judged when all is there, and a second call trains nothing."""
+    suite = smoke()
+    values = SMOKE().to_dict()
+    values["experiments"] = {name: values["experiments"][name] for name in ("rivals", "growth")}
+    values["claims"] = {name: values["claims"][name] for name in ("C1", "C3")}
+    suite = parse_suite(values)
+    first = run_shard(suite, tmp_path, (0, 2))
+    assert "unfinished" in first
+    second = run_shard(suite, tmp_path, (1, 2))
+    assert "unfinished" not in second
+    text = (tmp_path / "claims.md").read_text()
+    for picture in ("C1_rounds_rivals_listops.png", "C3_listops_samples.png", "C3_listops_tokens.png"):
+        assert f"({picture})" in text and (tmp_path / picture).stat().st_size > 5000
+    records = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
+    assert {record["experiment"] for record in records} == {"rivals", "growth"}
+    trained = [record for record in records if record["method"] == "grown"]
+    assert all(record["samples"] == 6 * 32 and record["generated_tokens"] > 0 and record["flops"] > 1e9 for record in trained)
+    frozen = [record for record in records if record["method"] == "direct"]
+    assert all(record["samples"] is None for record in frozen) and not any("correct" in record for record in records)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/*/*/*/done.json")}
+    assert run_shard(suite, tmp_path, (0, 1)) == second
+    assert before == {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/*/*/*/done.json")}
