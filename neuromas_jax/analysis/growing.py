@@ -129,7 +129,7 @@ def ratio(spans: dict[str, list], method: str, rivals: list[str], budget: int) -
 
 
 def learned(found: Sequence[Outcome], family: str, method: str) -> list[str]:
-    """Carried function against what is learned afterwards: accuracy on the target before and after each growth, and at the end."""
+    """Carried function against what is learned afterwards: accuracy on the target around each growth and at the end."""
     rows = []
     for outcome in found:
         for seed, cell in outcome.trained(family, method).items():
