@@ -9,7 +9,7 @@ alike, on a seed that is not reported and on validation questions.
 
 import ml_collections
 
-SWEEP = dict(learning_rates=(2e-3, 3e-3, 5e-3), entropy_floors=(0.0, 0.7), seed=100)
+SWEEP = dict(learning_rates=(1e-3, 2e-3, 3e-3, 5e-3), entropy_floors=(0.0, 0.7), seed=100)
 
 
 def only(*depths, **options):
