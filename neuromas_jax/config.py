@@ -190,6 +190,11 @@ class Config:
     workers: int = 1
 
 
+def training_steps(config: Config, family: FamilyConfig) -> int:
+    """Steps of every method of a family: its own, or those of its stages together, or the config's."""
+    return family.steps or sum(stage.steps for stage in family.stages) or config.training.steps
+
+
 def parse(config: Mapping) -> Config:
     """Turns a ConfigDict or dict into a `Config` and checks what can be checked without loading anything.
 

@@ -26,7 +26,8 @@ class Scripted:
     """Stands for the compiled programs of a run: `say(node, place, number, episode, read)` gives each node's text.
 
     place: the question's number as the batch has it; number: how many passes went before; read: the texts that the node
-    finds in its inbox, interventions applied. A text that is closed by "..." is repeated up to its limit, with no end token.
+    finds in its inbox, interventions applied, of senders that are shown. A text that is closed by "..." is repeated up to
+    its limit, with no end token.
     """
 
     def __init__(self, name, say, topology="2-1", buckets=(4, 16), too_long="error", message_tokens=LENGTH):
@@ -60,7 +61,7 @@ class Scripted:
                     for g in range(group):
                         read = [
                             "" if keep.blank[sender, b, g] else written[(sender, *divmod(int(keep.source[sender, b, g]), group))]
-                            for sender in graph.senders(layer)]
+                            for sender in graph.senders(layer) if keep.shown[node, sender, b, g]]
                         text = self.say(node, int(batch.index[b]), number, g, read)
                         written[node, b, g] = text.removesuffix("...")
                         ids = tokenizer().encode(text.removesuffix("..."))

@@ -23,7 +23,7 @@ def lengths(method):
 
 
 def test_names():
-    assert len(PLAIN) == 9 and set(WHOLE) == {*PLAIN, *FROZEN, *ROLES, "graph_random"}
+    assert len(PLAIN) == 9 and set(WHOLE) == {*PLAIN, *FROZEN, *ROLES, "graph_random", "gptswarm"}
     assert {name: method.name for name, method in methods(6).items()} == {name: name for name in PLAIN}
 
 

@@ -14,7 +14,8 @@ from neuromas_jax.rollout import Questions, Sampling
 from neuromas_jax.text.tokenizer import load_tokenizer
 from neuromas_jax.backbone.huggingface import EMBEDDED
 
-PLAIN = tuple(name for name in WHOLE if name not in (*FROZEN, *ROLES, "graph_random"))  # methods that any small graph has
+# Methods that any small graph has.
+PLAIN = tuple(name for name in WHOLE if name not in (*FROZEN, *ROLES, "graph_random", "gptswarm"))
 TEXTS = ("[MAX 3 [MIN 4 9 ] ]", "not ( True ) and False is", "[SM 1 2 ]", "reverse swap a b c d")
 
 

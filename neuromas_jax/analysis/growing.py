@@ -11,7 +11,7 @@ from neuromas_jax.analysis.paired import Gap, mean_interval, paired_gap, steps_t
 from neuromas_jax.analysis.pooling import percent
 from neuromas_jax.analysis.report import table
 from neuromas_jax.analysis.verdict import Verdict, judge
-from neuromas_jax.experiments.cells import training_steps
+from neuromas_jax.config import training_steps
 
 POINTS = 0.10  # how far ahead a grown graph must end, or else
 SHARE = 0.5  # which share of the best rival's samples it may need
@@ -39,7 +39,7 @@ def of_family(name: str, claim, found: Sequence[Outcome], family: str, workdir: 
         return [], False, False
     depth = found[0].target(family)[1]
     rollout = found[0].config.rollout
-    budget = training_steps(found[0].config, family) * rollout.questions * rollout.group
+    budget = training_steps(found[0].config, found[0].config.families[family]) * rollout.questions * rollout.group
     lines = [f"### {family}" + ("" if depth is None else f", depth {depth}") + f": {budget:,} episodes for every method", ""]
     threshold = claim.thresholds.get(family)
     gaps, rows, spans = {}, [], {}

@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 import zlib
 
-from neuromas_jax.config import Config
+from neuromas_jax.config import Config, training_steps
 from neuromas_jax.files import write_text
 from neuromas_jax.methods import make_method
 from neuromas_jax.train import checkpoint
@@ -52,15 +52,9 @@ def trained_methods(config: Config, family: str) -> list[str]:
     return list(dict.fromkeys(name for name in names if name))
 
 
-def training_steps(config: Config, family: str) -> int:
-    """Steps of every method of a family: its own, or those of its stages together, or the config's."""
-    chosen = config.families[family]
-    return chosen.steps or sum(stage.steps for stage in chosen.stages) or config.training.steps
-
-
 def sweep_cells(config: Config, family: str) -> list[Cell]:
     sweep = config.sweep
-    steps = sweep.steps or training_steps(config, family)
+    steps = sweep.steps or training_steps(config, config.families[family])
     return [Cell(family, method, sweep.seed, rate, steps, floor) for method in trained_methods(config, family)
             for floor in sweep.entropy_floors or (None,) for rate in sweep.learning_rates]
 
@@ -80,7 +74,8 @@ def train_cells(config: Config, workdir: Path, family: str) -> list[Cell]:
     found = []
     for method in trained_methods(config, family):
         rate, floor = chosen_knobs(config, workdir, family, method)
-        found += [Cell(family, method, seed, rate, training_steps(config, family), floor) for seed in config.seeds]
+        steps = training_steps(config, config.families[family])
+        found += [Cell(family, method, seed, rate, steps, floor) for seed in config.seeds]
     return found
 
 
@@ -124,6 +119,9 @@ def identity(config: Config, family: str, method: str, seed: int, rate: float | 
     belongs = description(runs[-1], seed)
     if runs[0].method.stages[0].growth or len(runs) > 1:
         stages = [dataclasses.asdict(run.method.stages[0]) for run in runs]
+        for stage in stages:  # a stage with no objective of its own is what it was before stages had any
+            if not stage["objective"]:
+                del stage["objective"]
         belongs["lineage"] = {"stages": stages, "parent": parent and parent.fingerprint}
     return f"{zlib.crc32(checkpoint.fingerprint(belongs).encode()):08x}"
 

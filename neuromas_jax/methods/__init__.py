@@ -7,7 +7,7 @@ messages of unequal length.
 
 import dataclasses
 
-from neuromas_jax.config import Config, FamilyConfig, StageConfig
+from neuromas_jax.config import Config, FamilyConfig, StageConfig, training_steps
 from neuromas_jax.graph import TextGraph, node_slots, text_graph
 from neuromas_jax.rl.growth import Growth
 
@@ -26,6 +26,7 @@ class Stage:
       anew: whether all slots start anew all the same, as a control.
       stall: see `config.StageConfig`.
       finals: layers before the last one whose nodes are asked for the final answer too.
+      objective: fields of `rl.Objective` of this stage, (name, value) pairs over the method's.
     """
 
     graph: TextGraph
@@ -37,6 +38,7 @@ class Stage:
     anew: bool = False
     stall: int = 0
     finals: tuple[int, ...] = ()
+    objective: tuple[tuple[str, object], ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +53,10 @@ class Method:
       votes: answers per question that are counted, of each node of the last layer; 1 for one pass.
       objective: fields of `rl.Objective` that are the method's own, (name, value) pairs over the config's.
       sampled: whether one pass samples its messages; else they are the most likely ones. Votes are always sampled.
+      learns: "adapters", or "edges" over the bare backbone (`rollout.edges`).
+      rate: multiplies every learning rate, where the source has rates of another size.
+      tree: sampling in training, see `rollout.Program`.
+      organised: whether messages decide who reads whom while it answers (`methods.selforg`).
     """
 
     name: str
@@ -60,6 +66,10 @@ class Method:
     votes: int = 1
     sampled: bool = False
     objective: tuple[tuple[str, object], ...] = ()
+    learns: str = "adapters"
+    rate: float = 1.0
+    tree: tuple[int, ...] = ()
+    organised: bool = False
 
     @property
     def graph(self) -> TextGraph:
@@ -86,15 +96,15 @@ class Method:
 
 GROWN = ("grown", "grown_anew", "graph_schedule", "graph_mixed", "graph_tied")
 ROLES = ("roles_grpo", "roles_dr_mas", "roles_critic")
-FROZEN = ("direct", "self_consistency", "self_refine", "debate", "mixture_of_agents")
+FROZEN = ("direct", "self_consistency", "self_refine", "debate", "mixture_of_agents", "selforg")
 WHOLE = (  # methods without stages
     "graph", "graph_untrained", "graph_shared_adapter", "graph_blanked", "graph_shuffled", "graph_random",
-    "single_equal_parameters", "single_equal_tokens", "chain_equal_calls", "vote_equal_tokens", *ROLES, *FROZEN,
+    "single_equal_parameters", "single_equal_tokens", "chain_equal_calls", "vote_equal_tokens", *ROLES, "gptswarm", *FROZEN,
 )
-METHODS = WHOLE + GROWN
+METHODS = (*WHOLE, "malt", *GROWN)
 TRAINED = (
     "graph", "graph_shared_adapter", "graph_random", "single_equal_parameters", "single_equal_tokens", "chain_equal_calls",
-    *ROLES, *GROWN)
+    *ROLES, "gptswarm", "malt", *GROWN)
 
 
 def check_methods(names) -> None:
@@ -121,7 +131,10 @@ def make_method(name: str, config: Config, family: FamilyConfig) -> Method:
       one for each node where all messages are equally long.
     - `graph_random`: a random graph of as many nodes, trained as the graph is; see `methods.inference.random_graph`.
     - `roles_grpo`, `roles_dr_mas`, `roles_critic`: solver, verifier and refiner trained together; see `methods.roles`.
-    - `direct`, `self_consistency`, `self_refine`, `debate`, `mixture_of_agents`: the bare backbone; see `methods.inference`.
+    - `malt`: generator, verifier and refiner trained on trees of samples; see `methods.malt`.
+    - `gptswarm`: frozen nodes, learned edges; see `methods.swarm`.
+    - `direct`, `self_consistency`, `self_refine`, `debate`, `mixture_of_agents`, `selforg`: the bare backbone; see
+      `methods.inference`.
     - `grown`, `grown_anew`, `graph_schedule`, `graph_mixed`, `graph_tied`: see `methods.growth`.
 
     Raises:
@@ -145,6 +158,14 @@ def make_method(name: str, config: Config, family: FamilyConfig) -> Method:
         from neuromas_jax.methods.roles import role_method
 
         return role_method(name, graph, total[0])
+    if name == "gptswarm":
+        from neuromas_jax.methods.swarm import swarm_method
+
+        return swarm_method(graph)
+    if name == "malt":
+        from neuromas_jax.methods.malt import malt_method
+
+        return malt_method(graph, total[0], config.rollout.group, training_steps(config, family))
     if name == "graph_random":
         from neuromas_jax.methods.inference import random_graph
 

@@ -8,9 +8,10 @@
   among them; the majority of the last round counts (Du et al. 2023). As many rounds as the calls pay, two at least.
 - `mixture_of_agents`: two layers of proposers, each answering in full and the second reading the first, then one aggregator (Wang
   et al. 2024): `3-3-1` for seven calls.
+- `selforg`: agents answer, and again after reading those whose answers are like theirs; see `methods.selforg`.
 
-Agents of the last two sample, since copies of one model would all say the same. Where the source tells an agent in words what to
-do, the cue does here: those who answer are asked for the final answer, critics for a note, as graph nodes are.
+Agents of the last three sample, since copies of one model would all say the same. Where the source tells an agent in words what
+to do, the cue does here: those who answer are asked for the final answer, critics for a note, as graph nodes are.
 """
 
 import dataclasses
@@ -18,6 +19,7 @@ import random
 
 from neuromas_jax.graph import Layer, TextGraph, text_graph
 from neuromas_jax.methods import Method, Stage
+from neuromas_jax.methods.selforg import organised_graph
 
 AGENTS = 3
 
@@ -30,7 +32,7 @@ def frozen_method(name: str, graph: TextGraph, rank: int) -> Method:
     """
     length = max(layer.message_tokens for layer in graph.layers)
     calls, votes, sampled, finals = graph.size, 1, False, ()
-    least = {"self_refine": 3, "debate": 2 * AGENTS, "mixture_of_agents": 3}.get(name, 1)
+    least = {"self_refine": 3, "debate": 2 * AGENTS, "mixture_of_agents": 3, "selforg": 3}.get(name, 1)
     if calls < least:
         raise ValueError(f"method {name!r} makes {least} calls or more, and the graph {graph} has {calls} nodes; "
                          "drop the method, or give a bigger topology")
@@ -43,10 +45,14 @@ def frozen_method(name: str, graph: TextGraph, rank: int) -> Method:
     elif name == "mixture_of_agents":
         half = (calls - 1) // 2
         made, finals, sampled = text_graph(f"{half}-{half}-1", length), (0, 1), True
+    elif name == "selforg":
+        made, sampled = organised_graph(calls, length), True
+        finals = tuple(range(made.rounds - 1))
     else:
         made = text_graph("1", length)
         votes = -(-graph.token_budget // length) if name == "self_consistency" else 1
-    return Method(name, (Stage(made, (0,) * made.size, (rank,), finals=finals),), None, votes=votes, sampled=sampled)
+    return Method(name, (Stage(made, (0,) * made.size, (rank,), finals=finals),), None, votes=votes, sampled=sampled,
+                  organised=name == "selforg")
 
 
 def refining_chain(calls: int) -> tuple[int, list[tuple[int, ...]], tuple[int, ...]]:

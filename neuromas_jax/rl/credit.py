@@ -56,6 +56,7 @@ def batch_mean(earned: Float[Array, "X B G"], slots, fired) -> Float[Array, "X B
 
 CREDIT = {"leave_one_out": leave_one_out, "grpo": grpo, "batch_mean": batch_mean, "dr_mas": dr_mas}
 CRITIC = "critic"  # learned, see `rl.critic`; it compares no episodes of a group
+TREES = ("malt_sft", "malt_dpo")  # phases of the method `malt`, see `rl.malt`
 
 
 def informative(rewards: Float[Array, "*nodes B G"]) -> Bool[Array, "*nodes B"]:
@@ -65,7 +66,7 @@ def informative(rewards: Float[Array, "*nodes B G"]) -> Bool[Array, "*nodes B"]:
 
 def check_credit(name: str, group: int) -> None:
     """Raises ValueError for an unknown rule, or a group of one: its rewards have no variance, so every rule would be masked."""
-    if name not in (*CREDIT, CRITIC):
+    if name not in (*CREDIT, CRITIC, *TREES):
         raise ValueError(f"credit {name!r}; allowed are {', '.join((*CREDIT, CRITIC))}")
     if group < 2 and name != CRITIC:
         raise ValueError(f"credit {name!r} leaves out questions whose episodes all earned the same, and group is {group}; "

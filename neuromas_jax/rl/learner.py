@@ -7,6 +7,7 @@ from jaxtyping import Array, Float
 from neuromas_jax.backbone.adapters import Bank, take_slots
 from neuromas_jax.backbone.decoder import Backbone
 from neuromas_jax.rollout.distribution import log_distribution
+from neuromas_jax.rollout.edges import split_edges
 from neuromas_jax.rollout.episodes import Episodes, Program
 from neuromas_jax.rollout.sampler import count, reader
 
@@ -25,7 +26,7 @@ def message_states(
       bank: adapters of every slot, or None for the bare backbone.
       episodes: what every node read and wrote.
     """
-    read = reader(backbone, program.lora_scale)
+    read, (bank, _) = reader(backbone, program.lora_scale), split_edges(bank)
 
     def adapters(slots):
         return None if bank is None else take_slots(bank, slots)

@@ -15,7 +15,9 @@ from neuromas_jax.backbone.decoder import Backbone
 from neuromas_jax.rl.credit import CRITIC, advantages, informative
 from neuromas_jax.rl.critic import Critic, criticise
 from neuromas_jax.rl.learner import message_distributions
+from neuromas_jax.rl.malt import MALT, malt_credit
 from neuromas_jax.rl.objective import LayerSums, Objective, layer_loss
+from neuromas_jax.rollout.edges import edge_log_prob, split_edges
 from neuromas_jax.rollout.episodes import Episodes, Program
 from neuromas_jax.rollout.microbatch import check_microbatch, take_questions
 
@@ -51,12 +53,19 @@ class LearnerState:
       moments: optax state of every slot, leading axis S.
       learning_rate: step size of every slot.
       critic: of the credit "critic"; None for the others.
+      reference: the adapters that write the episodes and stay as they are, of `rl.malt`; None where the bank itself writes.
     """
 
     bank: Bank
     moments: optax.OptState
     learning_rate: Float[Array, "S"]
     critic: Critic | None = None
+    reference: Bank | None = None
+
+    @property
+    def acting(self) -> Bank:
+        """The adapters that write the training episodes."""
+        return self.bank if self.reference is None else self.reference
 
 
 def init_learner(optimizer: Optimizer, bank: Bank, critic: Critic | None = None) -> LearnerState:
@@ -88,10 +97,12 @@ def loss_of_bank(
     read = range(program.graph.size - program.graph.layers[-1].width)
     nodes = read if objective.floor_nodes is None else objective.floor_nodes
     floored = jnp.zeros(program.graph.size).at[jnp.asarray(tuple(nodes), jnp.int32)].set(1.0)
-    losses, sums = [], []
+    losses, sums, (_, logits) = [], [], split_edges(bank)
     for number, (log_probs, reference, layer) in enumerate(zip(learned, bare, episodes)):
         rows = slice(program.graph.nodes(number).start, program.graph.nodes(number).stop)
         loss, layer_sums = layer_loss(objective, log_probs, reference, layer, credit[rows], floored[rows])
+        if logits is not None:  # whom a node heard is its choice as well
+            loss -= (credit[rows] * edge_log_prob(program, number, logits, layer)).mean(axis=(1, 2))
         losses.append(loss)
         sums.append(layer_sums)
     losses = jnp.concatenate(losses)
@@ -200,6 +211,9 @@ def update(
       rewards: one per question and episode.
       invalid: nodes that wrote what nobody can read; needed for `objective.invalid_penalty` alone.
     """
+    if objective.credit in MALT:
+        credit, weight = malt_credit(objective.credit, program, backbone, state.bank, episodes, rewards)
+        return learn(objective, optimizer, program, backbone, state, episodes, credit, weight)
     if objective.credit == CRITIC:
         credit, critic = criticise(program, backbone, state.critic, episodes, rewards)
         state, metrics = learn(objective, optimizer, program, backbone, state, episodes, credit, jnp.ones(credit.shape, bool))

@@ -1,6 +1,6 @@
 """The one distribution over next tokens that sampler, learner and KL all use."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 import dataclasses
 
 import jax
@@ -52,8 +52,10 @@ def masked_logits(logits: Float[Array, "... V"], sampling: Sampling) -> Float[Ar
     return jnp.where(jnp.asarray(allowed), logits / sampling.temperature, FORBIDDEN)
 
 
-def row_uniforms(key, nodes: int, questions: Int[Array, "B"], group: int, length: int) -> Float[Array, "X B G M"]:
-    """One uniform number per node, question, episode and position.
+def row_uniforms(
+    key, nodes: int, questions: Int[Array, "B"], group: int, length: int, shared: Sequence[int] = ()
+) -> Float[Array, "X B G M"]:
+    """One uniform number per node, question, episode and position; `shared[node]` neighbouring episodes have the same ones.
 
     Each number folds its own coordinates into the key, so it does not depend on batch layout, mesh or process count. All are
     drawn at once: the generator's code then stands once in the compiled program.
@@ -66,8 +68,9 @@ def row_uniforms(key, nodes: int, questions: Int[Array, "B"], group: int, length
     over_positions = jax.vmap(number, (None, None, None, 0))
     over_episodes = jax.vmap(over_positions, (None, None, 0, None))
     over_questions = jax.vmap(over_episodes, (None, 0, None, None))
-    over_nodes = jax.vmap(over_questions, (0, None, None, None))
-    return over_nodes(jnp.arange(nodes), questions, jnp.arange(group), jnp.arange(length))
+    over_nodes = jax.vmap(over_questions, (0, None, 0, None))
+    episodes = jnp.arange(group) // jnp.asarray(tuple(shared) or (1,) * nodes)[:, None]
+    return over_nodes(jnp.arange(nodes), questions, episodes, jnp.arange(length))
 
 
 def draw(

@@ -24,6 +24,8 @@ class Program:
       microbatch: questions that prefill and update read at a time.
       lora_scale: LoRA alpha / rank.
       merge: whether a rollout adds each adapter to a copy of the weights first (`adapters.merge`); equal to rounding.
+      tree: per layer, how many neighbouring episodes of a group share what its nodes write, so that a group is a tree of samples:
+        (4, 2, 1) has two first messages, two answers to each and two to each of those; () where no episodes share.
     """
 
     graph: TextGraph
@@ -34,6 +36,7 @@ class Program:
     microbatch: int
     lora_scale: float = 2.0
     merge: bool = False
+    tree: tuple[int, ...] = ()
 
     def layer_slots(self, layer: int) -> tuple[int, ...]:
         return tuple(self.slots[node] for node in self.graph.nodes(layer))
@@ -50,8 +53,10 @@ def make_program(
     lora_scale: float = 2.0,
     merge: bool = False,
     finals: tuple[int, ...] = (),
+    tree: tuple[int, ...] = (),
 ) -> Program:
-    """Tokenises the template; `finals` are layers before the readout that are asked for the final answer too.
+    """Tokenises the template; `finals` are layers before the readout that are asked for the final answer too, `tree` as in
+    `Program`.
 
     Raises:
       ValueError: a group without an episode, or a segment of the template that a message could write as well.
@@ -60,7 +65,7 @@ def make_program(
         raise ValueError(f"group {group}; a question needs 1 episode or more")
     prompts = layer_prompts(graph, template, tokenizer, finals)
     check_unforgeable(prompts, tokenizer, sampling.forbidden)
-    return Program(graph, slots, prompts, sampling, group, microbatch, lora_scale, merge)
+    return Program(graph, slots, prompts, sampling, group, microbatch, lora_scale, merge, tree)
 
 
 @jax.tree_util.register_dataclass
@@ -91,6 +96,7 @@ class LayerEpisodes:
       live: which of them were sampled (up to and including the end token).
       log_probs: the sampler's log-probability of each; 0 where not live.
       fired: whether the node ran in this episode.
+      heard: which of its senders the node listened to, where edges are learned (`rollout.edges`); None where they are given.
     """
 
     shared: Int[Array, "N B 1 Ts"]
@@ -101,6 +107,7 @@ class LayerEpisodes:
     live: Bool[Array, "N B G M"]
     log_probs: Float[Array, "N B G M"]
     fired: Bool[Array, "N B G"]
+    heard: Bool[Array, "N B G K"] | None = None
 
 
 Episodes = tuple[LayerEpisodes, ...]

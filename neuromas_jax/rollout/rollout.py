@@ -9,6 +9,7 @@ import numpy as np
 from neuromas_jax.backbone.adapters import Bank, merge, take_slots
 from neuromas_jax.backbone.decoder import Backbone
 from neuromas_jax.rollout.distribution import row_uniforms
+from neuromas_jax.rollout.edges import choose_edges, split_edges
 from neuromas_jax.rollout.episodes import Episodes, LayerEpisodes, Program, Questions
 from neuromas_jax.rollout.interventions import Interventions
 from neuromas_jax.rollout.sampler import prefill, sample_layer
@@ -29,7 +30,7 @@ def rollout(
     Args:
       program: graph, slots, prompts, sampling rules, group size.
       backbone: the frozen decoder that all nodes share.
-      bank: adapters of every slot.
+      bank: adapters of every slot, or logits of its edges (`rollout.edges`), or both.
       questions: ids per distinct view.
       interventions: what is done to messages; `no_interventions` for a normal run.
       key: the key of this step. Rows fold in their node, question and episode.
@@ -40,8 +41,14 @@ def rollout(
     """
     graph, group = program.graph, program.group
     batch = questions.tokens.shape[1]
-    adapters = merge(backbone, bank, program.lora_scale) if program.merge else bank
-    uniforms = row_uniforms(key, graph.size, questions.index, group, graph.message_tokens)
+    adapters, logits = split_edges(bank)
+    if program.merge and adapters is not None:
+        adapters = merge(backbone, adapters, program.lora_scale)
+    shared_by = [program.tree[graph.place(node)[0]] for node in range(graph.size)] if program.tree else ()
+    uniforms = row_uniforms(key, graph.size, questions.index, group, graph.message_tokens, shared_by)
+    if logits is not None:
+        chosen = choose_edges(program, logits, questions.index, key, greedy)
+        interventions = dataclasses.replace(interventions, shown=interventions.shown & chosen)
     with jax.named_scope("shared"):  # the shared blocks of all nodes at once: they wait for no message
         shared = shared_blocks(program, questions)
         hidden, shared_kv = prefill(backbone, take_slots(adapters, program.slots), program.lora_scale, program.microbatch,
@@ -66,7 +73,9 @@ def rollout(
                 uniforms[nodes, ..., : layer.message_tokens], greedy, program.sampling, program.microbatch,
             )
             block = [x[nodes[0] : nodes[-1] + 1] for x in shared]
-            episodes.append(LayerEpisodes(*block, *own, message, live, log_probs, live[..., 0]))
+            heard = None if logits is None else jnp.moveaxis(
+                interventions.shown[nodes][:, np.asarray(senders, np.int32)], 1, -1)
+            episodes.append(LayerEpisodes(*block, *own, message, live, log_probs, live[..., 0], heard))
             written.append(_as_read(interventions, nodes, message, live, program.sampling.end_id))
     return tuple(episodes)
 

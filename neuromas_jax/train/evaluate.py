@@ -8,6 +8,7 @@ import math
 import jax
 import numpy as np
 
+from neuromas_jax.methods.selforg import organise
 from neuromas_jax.rollout import blank_nodes, no_interventions, shuffle_questions
 from neuromas_jax.tasks import Question, Verdict
 from neuromas_jax.train.batches import TooLong, pad_questions, question_ids
@@ -108,8 +109,10 @@ def evaluate(
     method, graph, tokenizer = run.method, run.method.graph, run.parts.tokenizer
     task = task or run.task
     size, voting = run.config.rollout.questions, method.votes > 1
-    group, ask = (run.config.rollout.group, compiled.rollout) if voting else (
-        1, compiled.sample if method.sampled else compiled.answer)
+    if voting and not method.tree:  # the episodes of a tree share what they say
+        group, ask = run.config.rollout.group, compiled.rollout
+    else:
+        group, ask = 1, compiled.sample if method.sampled or voting else compiled.answer
     keep = no_interventions(graph, size, group)
     messages = messages or method.messages
     senders = range(graph.size - graph.layers[-1].width)
@@ -141,14 +144,18 @@ def evaluate(
         batch = pad_questions([rows[i] for i in filled], filled, run.family.buckets)
         answers = [[] for _ in chosen]
         for number in range(passes):
-            episodes = ask(bank, batch, keep, jax.random.fold_in(key, number))
+            if method.organised:
+                episodes, answer = organise(compiled, bank, batch, keep, jax.random.fold_in(key, number))
+            else:
+                episodes = ask(bank, batch, keep, jax.random.fold_in(key, number))
+                answer = episodes[-1]
             used = min(method.votes - number * group, group)
-            texts = [
+            *texts, answered = [
                 message_texts(tokenizer, run.program.sampling.end_id, jax.tree.map(lambda x: x[:, : len(chosen), :used], layer))
-                for layer in episodes
+                for layer in (*episodes, answer)
             ]
-            limits = truncated(episodes[-1], run.program.sampling.end_id)
-            for (place, i), (said_by, limit) in itertools.product(enumerate(chosen), zip(texts[-1], limits)):
+            limits = truncated(answer, run.program.sampling.end_id)
+            for (place, i), (said_by, limit) in itertools.product(enumerate(chosen), zip(answered, limits)):
                 answers[place] += [task.verify(text, asked[i]) for text in said_by[place]]
                 cut += limit[place, :used].tolist()
             tokens += sum(int(np.asarray(layer.live[:, : len(chosen), :used]).sum()) for layer in episodes)

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from neuromas_jax.files import write_text
-from neuromas_jax.rl import CRITIC, LearnerState, UpdateMetrics, advantages, init_critic, init_learner
+from neuromas_jax.rl import CREDIT, CRITIC, LearnerState, UpdateMetrics, advantages, init_critic, init_learner
+from neuromas_jax.rl.malt import MALT
 from neuromas_jax.rl.growth import Growth, SlotOrigins, hidden_share, slot_rates
 from neuromas_jax.rollout import Episodes, Interventions, no_interventions
 from neuromas_jax.tasks import FileTask, Verdict
@@ -98,16 +99,26 @@ def init_state(run: Run, seed: int) -> TrainState:
     if run.objective.credit == CRITIC:
         key = jax.random.fold_in(jax.random.key(seed), 6)  # purpose: critic
         critic = init_critic(run.parts.backbone.config.hidden_size, key)
-    learner = init_learner(run.optimizer, run.new_bank(seed), critic)
+    learner = with_reference(run, init_learner(run.optimizer, run.new_bank(seed), critic))
     return TrainState(learner, jax.random.key(seed), jnp.int32(0), jnp.int32(first_question(run.target, seed)))
+
+
+def with_reference(run: Run, learner: LearnerState) -> LearnerState:
+    """The learner at the start of a phase that learns from what its first adapters write; any other as it is."""
+    if run.objective.credit not in MALT:
+        return learner
+    return dataclasses.replace(learner, reference=jax.tree.map(jnp.copy, learner.bank))  # an update donates the bank
 
 
 def system(run: Run) -> dict:
     """What adapters are at home in, as plain JSON: another graph, scale or prompt would make another system of them."""
     graph = {**dataclasses.asdict(run.method.graph), "slots": run.method.slots, "ranks": run.method.ranks}
-    if run.method.stages[0].finals:
-        graph["finals"] = run.method.stages[0].finals
+    for name, value in (("finals", run.method.stages[0].finals), ("tree", run.program.tree)):
+        if value:
+            graph[name] = value
     prompt = {**dataclasses.asdict(run.config.prompt), "tokens_per_fact": run.family.tokens_per_fact}
+    if run.method.learns != "adapters":
+        graph["learns"] = run.method.learns
     return json.loads(json.dumps({"graph": graph, "adapters": dataclasses.asdict(run.config.adapters), "prompt": prompt}))
 
 
@@ -181,7 +192,7 @@ def train(
                 learner = dataclasses.replace(learner, learning_rate=jnp.asarray(rates))
                 shown = start.hidden(keep, jax.random.fold_in(jax.random.fold_in(state.key, 4), step), step)  # purpose: edges
             started, compiled_before = time.perf_counter(), sum(compiled.compile_seconds.values())
-            episodes = compiled.rollout(learner.bank, batch, shown if start else keep, jax.random.fold_in(key, step))
+            episodes = compiled.rollout(learner.acting, batch, shown if start else keep, jax.random.fold_in(key, step))
             # 2. verdicts, on the host
             texts = message_texts(run.parts.tokenizer, run.program.sampling.end_id, episodes[-1])[0]
             verdicts = [[run.task.verify(text, question) for text in row] for row, question in zip(texts, questions)]
@@ -333,7 +344,7 @@ def write_episodes(
     """
     tokenizer, graph, end_id = run.parts.tokenizer, run.method.graph, run.program.sampling.end_id
     earned = jnp.asarray(rewards)[None]  # as a node earned that lost nothing; a critic's view would need its state
-    rule = "batch_mean" if run.objective.credit == CRITIC else run.objective.credit
+    rule = run.objective.credit if run.objective.credit in CREDIT else "batch_mean"
     credit = np.asarray(advantages(rule, earned, (0,), jnp.ones(earned.shape, bool)))[0]
     texts = [text for layer in episodes for text in message_texts(tokenizer, end_id, layer)]
     lines = []

@@ -16,6 +16,7 @@ from neuromas_jax.config import Config, FamilyConfig
 from neuromas_jax.methods import Method, make_method
 from neuromas_jax.rl import Objective, Optimizer, check_credit, learn, update
 from neuromas_jax.rollout import Program, make_program, make_sampling, rollout
+from neuromas_jax.rollout.edges import allowed_edges, edge_bank
 from neuromas_jax.rollout.microbatch import check_microbatch, default_microbatch
 from neuromas_jax.tasks import make_task
 from neuromas_jax.text.tokenizer import Tokenizer, load_tokenizer
@@ -67,11 +68,15 @@ class Run:
 
     @property
     def trainable_parameters(self) -> int:
+        if self.method.learns == "edges":
+            return int(allowed_edges(self.method.graph).sum())
         used = [self.method.ranks[slot] for slot in sorted(set(self.method.slots))]  # a bank may have spare rows
         return bank_parameters(self.parts.backbone.config, used, self.config.adapters.sites)
 
     def new_bank(self, seed: int) -> Bank:
         """Adapters at birth; a function of the seed alone."""
+        if self.method.learns == "edges":
+            return edge_bank(len(self.method.ranks), self.method.graph.size)
         key = jax.random.fold_in(jax.random.key(seed), 1)
         return init_bank(self.parts.backbone.config, self.method.ranks, key, self.config.adapters.sites)
 
@@ -90,7 +95,7 @@ def make_run(config: Config, family_name: str, method_name: str, learning_rate: 
 
 def make_stage_run(config: Config, family: FamilyConfig, method: Method, learning_rate: float | None = None) -> Run:
     """Builds and checks all parts of a method of one stage. Raises as `make_run` does."""
-    objective = dataclasses.replace(config.objective, **dict(method.objective))
+    objective = dataclasses.replace(config.objective, **dict(method.objective), **dict(method.stages[0].objective))
     check_credit(objective.credit, config.rollout.group)
     target = make_task(family.task, **family.options)
     options = dict(method.stages[0].options)
@@ -103,10 +108,11 @@ def make_stage_run(config: Config, family: FamilyConfig, method: Method, learnin
     template = dataclasses.replace(config.prompt, tokens_per_fact=family.tokens_per_fact)
     program = make_program(
         method.graph, method.slots, template, parts.tokenizer, sampling, config.rollout.group, microbatch, config.adapters.scale,
-        default_merge(parts.backbone.config, method.graph.size), method.stages[0].finals)
+        default_merge(parts.backbone.config, method.graph.size), method.stages[0].finals, method.tree)
     answering = dataclasses.replace(
-        program, group=1, microbatch=config.rollout.microbatch or default_microbatch(batch, 1, method.graph))
-    optimizer = config.optimizer if learning_rate is None else dataclasses.replace(config.optimizer, learning_rate=learning_rate)
+        program, group=1, tree=(), microbatch=config.rollout.microbatch or default_microbatch(batch, 1, method.graph))
+    rate = method.rate * (config.optimizer.learning_rate if learning_rate is None else learning_rate)
+    optimizer = dataclasses.replace(config.optimizer, learning_rate=rate)
     return Run(config, family, method, task, target, parts, program, answering, objective, optimizer)
 
 
@@ -179,7 +185,7 @@ def compiled_for(run: Run) -> Compiled:
     constants = dataclasses.replace(run.optimizer, learning_rate=0.0)  # the rates are data, one per slot
     backbone, config = run.parts.backbone, run.config
     key = (run.program, run.objective, constants, backbone.config, backbone.remat,
-           run.method.ranks, config.adapters.sites, config.rollout.questions)
+           run.method.ranks, run.method.learns, config.adapters.sites, config.rollout.questions)
     if key in COMPILED:
         shared = Compiled(run)
         shared.share(COMPILED[key])

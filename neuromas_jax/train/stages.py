@@ -20,7 +20,7 @@ from neuromas_jax.train import checkpoint
 from neuromas_jax.train.batches import distinct_questions
 from neuromas_jax.train.evaluate import evaluate
 from neuromas_jax.train.imitate import imitate, teachers
-from neuromas_jax.train.loop import Start, TrainState, description, init_state, train
+from neuromas_jax.train.loop import Start, TrainState, description, init_state, train, with_reference
 from neuromas_jax.train.metrics import read_metrics
 from neuromas_jax.train.run import Compiled, Run, make_run, make_stage_run
 
@@ -226,6 +226,7 @@ def new_start(parent: Parent, compiled: Compiled, folder: Path, seed: int, numbe
     cursor = parent.cursor
     if stage.growth.imitate and not stage.anew:
         learner, cursor = imitate(parent.compiled, parent.learner.bank, compiled, learner, grown, origins, cursor, key)
+    learner = with_reference(run, learner)
     after = evaluate(compiled, learner.bank, questions, key, task=run.target).accuracy
     record = {**expected_record(parent, run), "before": before, "after": after, "questions": len(questions)}
     lineage = json.loads(json.dumps([*parent.lineage, record]))
