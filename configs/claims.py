@@ -9,12 +9,46 @@ alike, on a seed that is not reported and on validation questions.
 
 import ml_collections
 
-SWEEP = dict(learning_rates=(1e-3, 2e-3, 3e-3, 5e-3), entropy_floors=(0.0, 0.7), seed=100)
+SEEDS = dict(three=(0, 1, 2), five=(0, 1, 2, 3, 4))
+LISTOPS = dict(buckets=(24, 48))
+PARTS = dict(buckets=(40, 64), view=("share", "common", "common"))
+NAVIGATE = dict(buckets=(14,), message_tokens=(6, 4, 2), steps=200, files=("navigate",))
+BOOLEAN = dict(buckets=(12,), files=("boolean_expressions",))
+ARITHMETIC = dict(task="arithmetic", buckets=(26,), files=("multistep_arithmetic_two",))
 
 
 def only(*depths, **options):
     """Task options that ask these depths, in equal shares unless `weights` are given."""
     return dict(depths=depths, weights=(1.0,) * len(depths)) | options
+
+
+RIVALS = (
+    "single_equal_parameters", "single_equal_tokens", "chain_equal_calls", "vote_equal_tokens", "malt", "roles_grpo",
+    "roles_dr_mas", "roles_critic", "gptswarm", "direct", "self_consistency", "self_refine", "debate", "mixture_of_agents",
+    "selforg",
+)
+CONTROLS = ("graph_shared_adapter", "graph_untrained", "graph_blanked", "graph_shuffled", "graph_random")
+
+
+def rivals():
+    """C1 and C2: the graph against everything else that the field would name. The reference run's settings, on three families."""
+    return dict(
+        backbone="embedded",
+        families=dict(listops=LISTOPS, parts=PARTS, navigate=NAVIGATE), order=("listops", "parts", "navigate"),
+        methods=("graph", *RIVALS, *CONTROLS), seeds=SEEDS["three"],
+        sweep=dict(learning_rates=(2.5e-4, 5e-4, 1e-3, 2e-3), seed=100),
+        training=dict(steps=150, evaluate_every=30, checkpoint_every=75),
+    )
+
+
+def tagged():
+    """C2 on a backbone that has seen useful tags: there one adapter can tell its nodes apart by their tags."""
+    return dict(
+        backbone="results/backbones/tagged", families=dict(listops=LISTOPS, boolean=BOOLEAN, parts=PARTS),
+        methods=("graph", "graph_shared_adapter", "graph_untrained"), seeds=SEEDS["three"],
+        sweep=dict(learning_rates=(2.5e-4, 5e-4, 1e-3, 2e-3), seed=100),
+        training=dict(steps=150, evaluate_every=30, checkpoint_every=75, influence_every=150),
+    )
 
 
 def growth(backbone: str, *controls: str):
@@ -31,21 +65,72 @@ def growth(backbone: str, *controls: str):
                 dict(topology="2-1", steps=10, options=only(2)),
                 dict(topology="2-2-1", steps=10, options=only(3), growth=front),
                 dict(topology="2-2-2-1", steps=10, options=only(4), growth=front),
-                dict(steps=30, growth=front)))),
+                dict(steps=30, growth=front)), files=("multistep_arithmetic_two",))),
         order=("listops", "arithmetic"),
         prompt=dict(tag="<node> {height} {index}"),
         methods=("grown", "graph_mixed", "graph_schedule", "graph", "graph_tied", *controls),
-        seeds=(0, 1, 2, 3, 4),
-        sweep=SWEEP,
+        seeds=SEEDS["five"],
+        sweep=dict(learning_rates=(1e-3, 2e-3, 3e-3, 5e-3), entropy_floors=(0.0, 0.7), seed=100),
         training=dict(evaluate_every=5, influence_every=1000, checkpoint_every=50),
     )
 
 
+def grid(base: dict, *topologies: str, reads: tuple = ()) -> dict:
+    """Families of one task that differ in the graph alone; those in `reads` also with every layer reading all before it."""
+    found = {f"{base['task']}_{topology}": dict(base, topology=topology) for topology in topologies}
+    found |= {f"{base['task']}_{topology}_all": dict(base, topology=topology, reads="all") for topology in reads}
+    return found
+
+
+def shapes():
+    """C4: graphs of one to nine nodes, deep, wide and densely wired, on questions of one to four levels."""
+    graphs = ("1", "2-1", "1-1-1", "6-1", "4-2-1", "2-2-2-1", "1-1-1-1-1-1-1")
+    return dict(
+        backbone="embedded",
+        families=grid(dict(LISTOPS, task="listops"), *graphs, reads=("4-2-1",))
+        | grid(dict(ARITHMETIC, options=dict(uneven=True)), *graphs, "4-2-2-1", reads=("2-2-2-1",)),
+        methods=("graph",), seeds=SEEDS["three"], sweep=dict(learning_rates=(5e-4, 1e-3, 2e-3), seed=100),
+        training=dict(steps=100, evaluate_every=20, influence_every=100, checkpoint_every=50),
+    )
+
+
+def parameters(rank: int):
+    """C5: graphs and single agents of equal total rank; ListOps can be decomposed, the modular family gives nothing for a part."""
+    return dict(
+        backbone="embedded",
+        families=dict(listops=LISTOPS, boolean=BOOLEAN, modular=dict(buckets=(32, 64))),
+        methods=("graph", "single_equal_parameters", "single_equal_tokens"), seeds=SEEDS["three"],
+        adapters=dict(rank=rank), sweep=dict(learning_rates=(5e-4, 1e-3, 2e-3), seed=100),
+        training=dict(steps=100, evaluate_every=20, influence_every=100, checkpoint_every=50),
+    )
+
+
 EXPERIMENTS = dict(
-    growth=growth("embedded", "grown_anew"),
-    growth_seed1=growth("results/backbones/seed1"),
+    growth=growth("embedded", "grown_anew"), growth_seed1=growth("results/backbones/seed1"),
+    rivals=rivals(), tagged=tagged(), shapes=shapes(),
+    rank1=parameters(1), rank4=parameters(4), rank16=parameters(16),
+)
+CLAIMS = dict(
+    C1=dict(
+        says="The trained graph beats every baseline at equal tokens per question and equal training samples.",
+        test="ahead", experiments=("rivals",), over=RIVALS, controls=CONTROLS),
+    C2=dict(
+        says="One adapter per node beats one shared adapter of the same total rank.",
+        test="ahead", experiments=("rivals", "tagged"), over=("graph_shared_adapter",), controls=("graph_untrained",)),
+    C3=dict(
+        says="A grown graph beats the same graph from scratch at equal total samples.",
+        test="growing", experiments=("growth", "growth_seed1"), method="grown",
+        over=("graph", "graph_mixed", "graph_schedule", "graph_tied"), controls=("grown_anew",),
+        thresholds=dict(listops=0.8, arithmetic=0.4)),
+    C4=dict(
+        says="More depth, width and connectivity help where the task is deep.", test="shapes", experiments=("shapes",)),
+    C5=dict(
+        says="A graph uses its trainable parameters better than one agent.", test="parameters",
+        experiments=("rank1", "rank4", "rank16"), over=("single_equal_parameters", "single_equal_tokens")),
 )
 
 
 def get_config(experiment: str = ""):
-    return ml_collections.ConfigDict(EXPERIMENTS[experiment] if experiment else dict(experiments=EXPERIMENTS))
+    """The suite, or one of its experiments by name."""
+    found = EXPERIMENTS[experiment] if experiment else dict(experiments=EXPERIMENTS, claims=CLAIMS)
+    return ml_collections.ConfigDict(found)

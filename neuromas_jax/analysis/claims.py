@@ -10,7 +10,9 @@ from pathlib import Path
 
 from neuromas_jax.analysis import ahead, growing, health, shapes
 from neuromas_jax.analysis.outcomes import Outcome, outcomes
+from neuromas_jax.analysis.report import sweep_section
 from neuromas_jax.config import Config
+from neuromas_jax.experiments.cells import read_done, sweep_cells
 from neuromas_jax.files import write_text
 from neuromas_jax.methods import check_methods
 
@@ -79,6 +81,9 @@ def write_claims(claims: Mapping[str, Claim], experiments: Mapping[str, Config],
         lines.append(f"| {name} | {claim.says} | {verdict.word} |")
         sections += [f"## {name}: {claim.says}", "", f"**{verdict.word}** {verdict.why}", "", *verdict.lines]
         sections += [claim.note, ""] if claim.note else []
+    for one in found.values():
+        for family in one.config.families:
+            sections += sweeps(one, family)
     sections += health.section(list(found.values()), workdir)
     text = ["# Claims", "", "What each claim asks and what came out. All accuracies are on test questions that nothing was "
             "trained or tuned on, intervals are 95 % from a paired bootstrap over seeds and questions (`analysis/paired.py`), "
@@ -86,6 +91,16 @@ def write_claims(claims: Mapping[str, Claim], experiments: Mapping[str, Config],
             "", "| claim | | |", "| --- | --- | --- |", *lines, "", *_spent(found), *sections]
     write_text(workdir / "claims.md", "\n".join(text).rstrip() + "\n")
     return "\n".join([*(line.strip("| ") for line in lines), f"Claims: {workdir / 'claims.md'}"])
+
+
+def sweeps(one: Outcome, family: str) -> list[str]:
+    """What was tried for every method on validation questions before anything was reported."""
+    tried: dict[str, dict] = {}
+    for cell in sweep_cells(one.config, family):
+        if done := read_done(cell.folder(one.folder, "sweep")):
+            tried.setdefault(cell.method, {})[cell] = done["validation"]
+    lines = sweep_section(tried, one.config.sweep)
+    return [lines[0].replace("###", "##") + f": {one.name}/{family}", *lines[1:]] if lines else []
 
 
 def _spent(found: Mapping[str, Outcome]) -> list[str]:

@@ -72,6 +72,7 @@ def of_family(name: str, claim, found: Sequence[Outcome], family: str, workdir: 
     if best:
         lines += [f"Best from scratch: {best}. Gap {rivals[best]} points. {text}", ""]
     lines += learned(found, family, claim.method)
+    lines += on_files(claim, found, family)
     for against in ("samples", "tokens"):
         curves = {method: [cell.curve(outcome.config, against) for outcome in found
                            for cell in outcome.trained(family, method).values()]
@@ -81,6 +82,25 @@ def of_family(name: str, claim, found: Sequence[Outcome], family: str, workdir: 
                                  "episodes, parents' included" if against == "samples" else "message tokens written in training")
         lines += [f"![accuracy against {against}]({path.name})", ""]
     return lines, good, whole
+
+
+def on_files(claim, found: Sequence[Outcome], family: str) -> list[str]:
+    """The family's BBH files, answered by what was trained on generated questions."""
+    lines = []
+    for name, _ in dict.fromkeys(one for outcome in found for one in outcome.files(family)):
+        rows = []
+        for method in (claim.method, *claim.over, *claim.controls):
+            both = [pairs(answers.get(claim.method, {}), answers.get(method, {}))
+                    for outcome in found for answers in [outcome.answers(family, name, None)]]
+            first, second = [one for ours, _ in both for one in ours], [one for _, theirs in both for one in theirs]
+            if first:
+                shares = [record["accuracy"] for record in second]
+                rows.append([method, percent(np.mean(shares)), ", ".join(map(percent, shares)),
+                             "–" if method == claim.method else str(paired_gap(first, second))])
+        if rows:
+            lines += [f"The file {name}, which nothing was trained on:", "",
+                      *table(["method", "accuracy %", "by seed", f"{claim.method} − it, points"], rows)]
+    return lines
 
 
 def knob(record: dict) -> str:
