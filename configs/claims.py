@@ -95,7 +95,7 @@ def shapes():
 
 
 def parameters(rank: int):
-    """C5: graphs and single agents of equal total rank; ListOps can be decomposed, the modular family gives nothing for a part."""
+    """C5: graphs and single agents of equal total rank; ListOps can be decomposed, the modular family cannot."""
     return dict(
         backbone="embedded",
         families=dict(listops=LISTOPS, boolean=BOOLEAN, modular=dict(buckets=(32, 64))),

@@ -101,6 +101,29 @@ class StageConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class SearchConfig:
+    """How the method `searched` grows a graph by itself; see `train.search`.
+
+    Attributes:
+      topology: of the start.
+      calls: per question at most; 0 for as many as the family's own graph makes.
+      trial: steps that every candidate is tried for.
+      stall: validations in a row without a gain of a point after which it grows.
+      growing: share of all steps after which it grows no more.
+      most: how often it grows at most.
+      growth: how new nodes start and old ones go on; where new layers go is what is searched.
+    """
+
+    topology: str = "2-1"
+    calls: int = 0
+    trial: int = 10
+    stall: int = 2
+    growing: float = 0.7
+    most: int = 3
+    growth: Growth = Growth(rate=0.2)
+
+
+@dataclasses.dataclass(frozen=True)
 class FamilyConfig:
     """One task and what its questions need.
 
@@ -115,6 +138,7 @@ class FamilyConfig:
       topology, reads, edges: of this family's graph, in place of those of `config.graph`.
       stages: how the method `grown` gets there, and what other methods of growth are compared with; the last one ends at the
         family's own graph. All methods then train for the steps of all stages together.
+      search: how the method `searched` gets to a graph of its own.
       steps: of training, in place of `training.steps`.
       files: BBH files that are evaluated with what was trained on this family.
       adapters: for evaluation without training: folder with `<method>_seed<n>/adapters.safetensors` and `done.json`, as an
@@ -131,6 +155,7 @@ class FamilyConfig:
     reads: str | tuple[tuple[int, ...], ...] = ""
     edges: str | tuple[tuple[tuple[bool | int, ...], ...] | None, ...] | None = None
     stages: tuple[StageConfig, ...] = ()
+    search: SearchConfig = SearchConfig()
     steps: int | None = None
     files: tuple[str, ...] = ()
     adapters: str = ""
@@ -284,6 +309,8 @@ def _check(config: Config) -> None:
         *((f"families.{name}.tokens_per_fact", family.tokens_per_fact, 1) for name, family in families),
         *((f"families.{name}.message_tokens", family.message_tokens, 2) for name, family in families),
         *((f"families.{name}.steps", family.steps, 1) for name, family in families),
+        *((f"families.{name}.search.{field}", getattr(family.search, field), low) for name, family in families
+          for field, low in (("calls", 0), ("trial", 1), ("stall", 1), ("most", 0))),
     ):
         if value is not None and min(value if isinstance(value, tuple) else (value,), default=low) < low:
             raise ValueError(f"config key {name!r} is {value}; it must be {low} or more")
@@ -331,6 +358,9 @@ def _check(config: Config) -> None:
                          f"which is {config.training.evaluate_every}")
     for name, family in config.families.items():
         _check_stages(config, name, family)
+        if not 0 <= family.search.growing <= 1:
+            raise ValueError(f"config key 'families.{name}.search.growing' is {family.search.growing}; it is a share of all "
+                             "steps, from 0 to 1")
         if family.adapters and family.steps is not None:
             raise ValueError(f"config key 'families.{name}.steps' is {family.steps} and would not be used, since the adapters "
                              f"come from {family.adapters!r}; drop one of the two")

@@ -123,6 +123,8 @@ def identity(config: Config, family: str, method: str, seed: int, rate: float | 
             if not stage["objective"]:
                 del stage["objective"]
         belongs["lineage"] = {"stages": stages, "parent": parent and parent.fingerprint}
+    if method == "searched":
+        belongs["search"] = dataclasses.asdict(config.families[family].search)
     return f"{zlib.crc32(checkpoint.fingerprint(belongs).encode()):08x}"
 
 

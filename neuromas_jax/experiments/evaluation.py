@@ -15,6 +15,7 @@ from neuromas_jax.tasks.shallow import bar, majority
 from neuromas_jax.train.batches import distinct_questions
 from neuromas_jax.train.evaluate import evaluate
 from neuromas_jax.train.run import Compiled, Run, compiled_for, make_run
+from neuromas_jax.train.search import graph_of, searched_run
 
 SPENT = ("learning_rate", "entropy_floor", "samples", "generated_tokens", "flops")  # of a cell's done.json
 
@@ -130,6 +131,8 @@ def plan_evaluation(config: Config, workdir: Path, family: str, method: str, see
         trained = read_done(source)
         if trained is None:
             return None
+        if method == "searched":
+            run = searched_run(run, graph_of(trained["graph"]))
     belongs = {"made_with": identity(config, family, method, seed), "adapters": trained.get("adapters"),
                "test_questions": config.test_questions, "files": list(config.families[family].files)}
     return Evaluation(run, evaluation_folder(workdir, family, method, seed), source,

@@ -18,6 +18,7 @@ from neuromas_jax.train.evaluate import evaluate
 from neuromas_jax.train.loop import NonFinite, train
 from neuromas_jax.train.metrics import read_metrics
 from neuromas_jax.train.run import compiled_for
+from neuromas_jax.train.search import graph_record, search
 from neuromas_jax.train.stages import load_parent, stage_runs, train_stages
 
 
@@ -73,7 +74,11 @@ def do_cell(cell: Cell, stage: str, config: Config, workdir: Path) -> None:
     title = f"{stage} {cell.family}/{cell.method} seed {cell.seed} lr {cell.learning_rate:g}"
     started = time.perf_counter()
     try:
-        if len(runs) > 1 or stored:
+        found = {}
+        if cell.method == "searched":
+            state, answering, spent, decisions = search(run, folder, cell.seed, cell.steps, title, compiled_for)
+            run, found = answering.run, {"search": decisions, "graph": graph_record(answering.run.method.graph)}
+        elif len(runs) > 1 or stored:
             parent = load_parent(stored, runs[0], compiled_for) if stored else None
             planned = sum(stage.steps for stage in make_method(cell.method, config, config.families[cell.family]).stages)
             left_out = planned - sum(run.method.stages[0].steps for run in runs)  # the stored parent's share of the steps
@@ -100,7 +105,7 @@ def do_cell(cell: Cell, stage: str, config: Config, workdir: Path) -> None:
         "samples": spent.samples if spent else cell.steps * config.rollout.questions * config.rollout.group,
         "generated_tokens": tokens["tokens"], "read_tokens": tokens["read_tokens"],
         "flops": run.parts.backbone.config.training_flops(tokens["read_tokens"], tokens["tokens"]),
-        **({"lineage": spent.lineage} if spent else {}),
+        **({"lineage": spent.lineage} if spent else {}), **found,
         "adapters": save_adapters(folder / ADAPTERS, state.learner.bank),
         "backbone": run.parts.fingerprint, "system": system_checksums(run), "made_with": made_with,
     })

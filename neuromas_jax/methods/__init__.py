@@ -101,10 +101,10 @@ WHOLE = (  # methods without stages
     "graph", "graph_untrained", "graph_shared_adapter", "graph_blanked", "graph_shuffled", "graph_random",
     "single_equal_parameters", "single_equal_tokens", "chain_equal_calls", "vote_equal_tokens", *ROLES, "gptswarm", *FROZEN,
 )
-METHODS = (*WHOLE, "malt", *GROWN)
+METHODS = (*WHOLE, "malt", *GROWN, "searched")
 TRAINED = (
     "graph", "graph_shared_adapter", "graph_random", "single_equal_parameters", "single_equal_tokens", "chain_equal_calls",
-    *ROLES, "gptswarm", "malt", *GROWN)
+    *ROLES, "gptswarm", "malt", *GROWN, "searched")
 
 
 def check_methods(names) -> None:
@@ -135,6 +135,7 @@ def make_method(name: str, config: Config, family: FamilyConfig) -> Method:
     - `gptswarm`: frozen nodes, learned edges; see `methods.swarm`.
     - `direct`, `self_consistency`, `self_refine`, `debate`, `mixture_of_agents`, `selforg`: the bare backbone; see
       `methods.inference`.
+    - `searched`: a graph that grows by itself to as many calls; this is its start, see `train.search`.
     - `grown`, `grown_anew`, `graph_schedule`, `graph_mixed`, `graph_tied`: see `methods.growth`.
 
     Raises:
@@ -149,6 +150,12 @@ def make_method(name: str, config: Config, family: FamilyConfig) -> Method:
         from neuromas_jax.methods.growth import growth_stages  # it builds on this module
 
         return Method(name, growth_stages(name, config, family), name)
+    if name == "searched":
+        start, slots = family_graph(config, family, StageConfig(topology=family.search.topology))
+        if start.size > (family.search.calls or graph.size):
+            raise ValueError(f"families.{family.task}.search starts with {start}, which makes more calls than the "
+                             f"{family.search.calls or graph.size} allowed; give a smaller topology, or more calls")
+        return Method(name, (Stage(start, tuple(range(start.size)), (rank,) * start.size),), name)
     longest = max(layer.message_tokens for layer in graph.layers)
     if name in FROZEN:
         from neuromas_jax.methods.inference import frozen_method

@@ -145,7 +145,8 @@ def description(run: Run, seed: int, lineage: list = ()) -> dict:
 
 
 def train(
-    compiled: Compiled, folder: Path, seed: int, steps: int, title: str = "train", start: Start | None = None
+    compiled: Compiled, folder: Path, seed: int, steps: int, title: str = "train", start: Start | None = None,
+    patience: int | None = None,
 ) -> TrainState:
     """Trains to `steps`, going on from the folder's newest checkpoint if there is one.
 
@@ -158,6 +159,7 @@ def train(
       steps: of training.
       title: of the progress bar.
       start: of a stage of growth; without it the run starts from nothing.
+      patience: after how many validations without a gain training ends early, 0 for never; the method's own by default.
 
     Raises:
       NonFinite: with the step and the node; checkpoints are left as they are.
@@ -176,7 +178,7 @@ def train(
     folder.mkdir(parents=True, exist_ok=True)
     metrics = Metrics(folder, int(state.step), steps, title)
     cut_episodes(folder / "episodes.txt", int(state.step))
-    window, patience = Window(), run.method.stages[0].stall
+    window, patience = Window(), run.method.stages[0].stall if patience is None else patience
     over = stalled(folder, patience)
     try:
         while int(state.step) < steps and not over:

@@ -1,0 +1,181 @@
+"""Automated growth: measured signals decide when a graph grows, and trials decide where (ours; future work in the paper).
+
+    train the start until it stalls
+    while a bigger graph fits the calls, and steps for trials are left:
+        candidates = what the signals allow
+        train each for a few steps from the same parent
+        go on with the one that gained most accuracy per token that it writes, until it stalls
+
+Everything counts: the steps of trials that lost are gone from the budget. Signals are those of the last record of
+`metrics.jsonl`: saturation (no gain over the last validations) asks for growth at all; blanked influence and the diversity of
+labels say whether a layer would have use for more nodes.
+"""
+
+from collections.abc import Callable, Sequence
+import dataclasses
+from pathlib import Path
+
+from neuromas_jax.files import write_records
+from neuromas_jax.graph import Layer, TextGraph
+from neuromas_jax.graph.growth import Deepen, Edit, Rewire, Widen, edit
+from neuromas_jax.methods import Method, Stage, family_graph
+from neuromas_jax.rl.growth import Growth
+from neuromas_jax.train import checkpoint
+from neuromas_jax.train.loop import TrainState, train
+from neuromas_jax.train.metrics import read_metrics
+from neuromas_jax.train.run import Compiled, Run, make_stage_run
+from neuromas_jax.train.stages import Parent, new_start, resumed_start
+
+USED = 0.01  # accuracy that blanking a node must cost, for its layer to be worth widening
+LOSS = 0.05  # accuracy that a trial may lose; below it the graph stays as it is
+UNLABELLED = ("-", "")
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidate:
+    """A bigger graph: what it is called, the edits that lead there, and where new layers go."""
+
+    name: str
+    edits: tuple[Edit, ...]
+    place: str
+
+
+def signals(graph: TextGraph, record: dict) -> list[dict]:
+    """Per hidden layer: the least influence of its nodes, and how many of them write about something of their own.
+
+    Args:
+      graph: that was measured.
+      record: of `metrics.jsonl`, one with influence.
+    """
+    nodes, found = record["nodes"], []
+    for number in range(graph.rounds - 1):
+        rows = graph.nodes(number)
+        labels = {nodes["label"][node] for node in rows} - set(UNLABELLED)
+        influence = [nodes["blanked_loss"][node] for node in rows]
+        known = [one for one in influence if one is not None]
+        found.append({"influence": min(known) if known else None, "diversity": len(labels) / len(rows)})
+    return found
+
+
+def candidates(graph: TextGraph, calls: int, measured: Sequence[dict]) -> list[Candidate]:
+    """Bigger graphs of at most so many calls that the signals allow.
+
+    - "front": a layer in front, twice as wide as the first one, or as wide as fits.
+    - "middle": a layer before the readout, as wide as the one before it.
+    - "wider k": half as many nodes more in layer k, if every node of it matters and says something of its own.
+    - "edges": every layer reads all before it.
+    """
+    left, found = calls - graph.size, []
+    hidden = graph.layers[:-1]
+    if left >= 1:
+        width = min(left, 2 * hidden[0].width if hidden else 2)
+        found.append(Candidate("front", (Deepen(0, width, bypass=False),), "front"))
+        if hidden and left >= hidden[-1].width:
+            found.append(Candidate("middle", (Deepen(graph.rounds - 1, hidden[-1].width, bypass=False),), "middle"))
+        for number, (layer, one) in enumerate(zip(hidden, measured)):
+            more = min(left, max(1, layer.width // 2))
+            if one["diversity"] == 1 and one["influence"] is not None and one["influence"] >= USED:
+                found.append(Candidate(f"wider {number}", (Widen(number, more),), "middle"))
+    dense = tuple(Rewire(number, tuple(range(number)), None) for number in range(1, graph.rounds)
+                  if graph.layers[number].reads != tuple(range(number)) or graph.layers[number].edges is not None)
+    if dense and graph.rounds > 2:
+        found.append(Candidate("edges", dense, "middle"))
+    return found
+
+
+def graph_record(graph: TextGraph) -> list[dict]:
+    """A graph as plain JSON; `graph_of` reads it."""
+    return [dataclasses.asdict(layer) for layer in graph.layers]
+
+
+def graph_of(record: Sequence[dict]) -> TextGraph:
+    """The graph of `graph_record`, after JSON."""
+    return TextGraph(tuple(Layer(**{name: _tuples(value) for name, value in layer.items()}) for layer in record))
+
+
+def _tuples(value):
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+
+
+def searched_run(like: Run, graph: TextGraph, growth: Growth | None = None) -> Run:
+    """A run of the method "searched" with this graph, a slot per node; `growth` if it grew out of another one."""
+    ranks = (like.config.adapters.rank,) * graph.size
+    stage = Stage(graph, tuple(range(graph.size)), ranks, growth=growth, stall=like.family.search.stall)
+    return make_stage_run(like.config, like.family, Method("searched", (stage,), "searched"), like.optimizer.learning_rate)
+
+
+def search(
+    run: Run, folder: Path, seed: int, steps: int, title: str, programs: Callable[[Run], Compiled]
+) -> tuple[TrainState, Compiled, Parent, list[dict]]:
+    """Searches from the run's graph; a second call goes on where the first one stopped, since decisions follow from what lies in
+    the folder.
+
+    Args:
+      run: of the start.
+      folder: of the cell.
+      seed: of all trials.
+      steps: of training in all, trials included.
+      title: of the progress bar.
+      programs: `Run -> Compiled`.
+
+    Returns:
+      The last state, its programs, the same as something to grow from, and a record of every decision.
+
+    Raises:
+      CheckpointError, NonFinite: as `train.loop.train`.
+    """
+    rule, batch = run.family.search, run.config.rollout.questions * run.config.rollout.group
+    growing, calls = int(steps * rule.growing), rule.calls or family_graph(run.config, run.family)[0].size
+    compiled, place, start = programs(run), folder / f"grown0_{run.method.graph}", None
+    joined, decisions, before, number = [], [], 0, 0
+    while True:
+        # 1. Train until it stalls, or to the end where nothing will grow any more.
+        last = number == rule.most or before + rule.trial >= growing
+        most = (steps if last else growing) - before
+        state = train(compiled, place, seed, most, f"{title} {place.name}", start, 0 if last else rule.stall)
+        done, graph, records = int(state.step), compiled.run.method.graph, read_metrics(place)
+        spent, now = before + done, records[-1]
+        joined += [{**record, "step": before + record["step"], "stage": number} for record in records]
+        write_records(folder / "metrics.jsonl", joined)
+        parent = Parent(compiled, state.learner, int(state.cursor), spent * batch, start.lineage if start else [],
+                        f"{place.name}/step_{done:06d}")
+        measured = signals(graph, now)
+        tried = candidates(graph, calls, measured)[: max(0, (growing - spent) // rule.trial)]
+        if last:
+            return state, compiled, parent, decisions
+        # 2. A short trial of each candidate, from the same parent.
+        trials = [trial(parent, one, folder, seed, number + 1, title, programs) for one in tried]
+        gains = [(accuracy - now["accuracy"]) / grown.run.method.graph.token_budget for _, grown, _, _, accuracy in trials]
+        best = max(range(len(trials)), key=gains.__getitem__, default=None)
+        taken = best is not None and trials[best][-1] >= now["accuracy"] - LOSS
+        decisions.append({
+            "step": spent, "graph": str(graph), "accuracy": now["accuracy"], "signals": measured,
+            "trials": [{"candidate": one.name, "graph": str(grown.run.method.graph), "accuracy": accuracy, "gain_per_token": gain}
+                       for (one, grown, _, _, accuracy), gain in zip(trials, gains)],
+            "chosen": tried[best].name if taken else "none"})
+        # 3. The winner goes on, its own steps counted in its folder; or the parent does, and nothing grows any more.
+        number, before = number + 1, spent + rule.trial * (len(trials) - taken)
+        if taken:
+            _, compiled, place, start, _ = trials[best]
+        else:
+            number, place = rule.most, folder / f"grown{number}_{graph}_none"
+            compiled = programs(searched_run(run, graph, Growth()))
+            start = resumed_start(parent, compiled, place, seed) or new_start(parent, compiled, place, seed, number)
+
+
+def trial(parent: Parent, one: Candidate, folder: Path, seed: int, number: int, title: str, programs):
+    """Grows a candidate out of the parent and trains it for the steps of a trial, unless that was done before.
+
+    Returns:
+      The candidate, its programs, its folder, its start, and validation accuracy at the end of the trial.
+    """
+    like = parent.compiled.run
+    rule = like.family.search
+    grown = edit(like.method.graph, *one.edits).graph
+    compiled = programs(searched_run(like, grown, dataclasses.replace(rule.growth, place=one.place)))
+    place = folder / f"grown{number}_{grown}_{one.name.replace(' ', '')}"
+    start = resumed_start(parent, compiled, place, seed) or new_start(parent, compiled, place, seed, number)
+    if checkpoint.steps(place / "checkpoints")[-1] < rule.trial:
+        train(compiled, place, seed, rule.trial, f"{title} trial {place.name}", start, 0)
+    accuracy = next(record["accuracy"] for record in read_metrics(place) if record["step"] == rule.trial)
+    return one, compiled, place, start, accuracy

@@ -1,0 +1,163 @@
+"""Automated growth: what the signals allow, what the trials decide, and a search that goes on where it was killed."""
+
+import dataclasses
+import json
+
+import jax
+import pytest
+
+from neuromas_jax.backbone import init_backbone
+from neuromas_jax.config import parse
+from neuromas_jax.experiments.cells import Cell, identity, read_done
+from neuromas_jax.experiments.evaluation import plan_evaluation
+from neuromas_jax.experiments.run import run_experiment
+from neuromas_jax.experiments.training import do_cell
+from neuromas_jax.graph import text_graph
+from neuromas_jax.graph.growth import edit
+from neuromas_jax.methods import make_method
+from neuromas_jax.tasks import Task, Verdict
+from neuromas_jax.train import loop, run as train_run, search
+from neuromas_jax.train.metrics import read_metrics
+from neuromas_jax.train.run import Parts
+from neuromas_jax.train.search import candidates, graph_of, graph_record, signals
+from tests.tiny import tiny_config, tokenizer
+
+
+STEPS = 12
+
+
+@pytest.fixture(autouse=True)
+def tiny_parts(monkeypatch):
+    """A random backbone; half of its answers count as right, by the length of the message."""
+    backbone = init_backbone(tiny_config(vocab_size=tokenizer().vocab_size, num_hidden_layers=1), jax.random.key(0))
+    backbone = dataclasses.replace(backbone, params={**backbone.params, "embed": backbone.params["embed"] * 20})
+    monkeypatch.setattr(train_run, "load_parts", lambda *_: Parts(backbone, tokenizer(), "tiny"))
+    monkeypatch.setattr(Task, "verify", lambda self, message, question: Verdict(float(len(message) % 2), "right", "-"))
+
+
+def configure(**rules):
+    rules = dict(topology="1", trial=2, stall=1, growing=0.7, most=1) | rules
+    return parse(dict(
+        families=dict(listops=dict(
+            buckets=(24,), topology="2-1", options=dict(depths=(1,), weights=(1.0,), held_out_depth=3), search=rules)),
+        methods=("searched",), adapters=dict(rank=2), rollout=dict(questions=4, group=4),
+        training=dict(steps=STEPS, evaluate_every=1, checkpoint_every=1, validation_questions=4), test_questions=2))
+
+
+def measured(influence=0.1, diversity=1.0, layers=2):
+    return [{"influence": influence, "diversity": diversity}] * layers
+
+
+def names(graph, calls, *args, **options):
+    return {one.name: str(edit(graph, *one.edits).graph) for one in candidates(graph, calls, measured(*args, **options))}
+
+
+def test_candidates_fit_the_calls():
+    graph = text_graph("2-1", 2)
+    assert names(graph, 7, layers=1) == {"front": "4-2-1", "middle": "2-2-1", "wider 0": "3-1"}
+    assert names(graph, 5, layers=1) == {"front": "2-2-1", "middle": "2-2-1", "wider 0": "3-1"}
+    assert names(graph, 4, layers=1) == {"front": "1-2-1", "wider 0": "3-1"}
+    assert names(graph, 3, layers=1) == {}
+    assert names(text_graph("1", 2), 7, layers=0) == {"front": "2-1"}
+    deep = text_graph("2-2-1", 2)
+    assert names(deep, 5) == {"edges": "2-2-1"}
+    dense, = (edit(deep, *one.edits).graph for one in candidates(deep, 5, measured()))
+    assert [layer.reads for layer in dense.layers] == [(), (0,), (0, 1)]
+    assert names(dense, 5) == {}
+
+
+def test_a_layer_is_widened_only_if_all_its_nodes_are_of_use():
+    graph = text_graph("2-1", 2)
+    assert "wider 0" not in names(graph, 7, influence=0.0, layers=1)
+    assert "wider 0" not in names(graph, 7, diversity=0.5, layers=1)
+    assert "wider 0" not in names(graph, 7, influence=None, layers=1)
+
+
+def test_signals_are_the_least_influence_and_the_share_of_own_labels():
+    record = {"nodes": {"label": ["A", "A", "B", "-", "answer"], "blanked_loss": [0.2, 0.1, 0.05, 0.3, None]}}
+    assert signals(text_graph("2-2-1"), record) == [
+        {"influence": 0.1, "diversity": 0.5}, {"influence": 0.05, "diversity": 0.5}]
+
+
+def test_graphs_travel_as_json():
+    graph = text_graph("2-2-1", 2, ((), (0,), (0, 1)), "all", (None, ((True, False), (True, True)), None))
+    assert graph_of(json.loads(json.dumps(graph_record(graph)))) == graph
+
+
+def go(config, workdir):
+    cell = Cell("listops", "searched", 0, 2e-3, STEPS)
+    do_cell(cell, "train", config, workdir)
+    return cell.folder(workdir, "train")
+
+
+def accuracies(monkeypatch, found):
+    """Validation accuracy by the name of the graph, whatever it says."""
+    evaluate = loop.evaluate
+
+    def told(compiled, *args, **options):
+        return dataclasses.replace(evaluate(compiled, *args, **options), correct=tuple(
+            i < 4 * found[str(compiled.run.method.graph)] for i in range(4)))
+
+    monkeypatch.setattr(loop, "evaluate", told)
+
+
+def test_a_search_spends_its_budget_and_keeps_what_helped(tmp_path, monkeypatch):
+    accuracies(monkeypatch, {"1": 0.25, "2-1": 0.75})
+    config = configure()
+    run_experiment(config, tmp_path)
+    folder = tmp_path / "train/listops/searched_seed0"
+    done = read_done(folder)
+    decision, = done["search"]
+    assert decision["graph"] == "1" and decision["chosen"] == "front" and decision["step"] == 2  # one validation without gain
+    assert [one["graph"] for one in decision["trials"]] == ["2-1"]
+    assert decision["trials"][0]["gain_per_token"] == pytest.approx(0.5 / 6)  # three messages of two tokens
+    assert done["samples"] == STEPS * 16 and str(graph_of(done["graph"])) == "2-1"
+    steps = [record["step"] for record in read_metrics(folder)]
+    assert steps == sorted(set(steps)) and steps[-1] == STEPS
+    plan = plan_evaluation(config, tmp_path, "listops", "searched", 0)
+    assert {record["topology"] for record in plan.records()} == {"2-1"} and plan.records()[0]["calls"] == 3
+
+
+def test_a_search_that_finds_nothing_trains_on_what_it_has(tmp_path, monkeypatch):
+    accuracies(monkeypatch, {"1": 0.75, "2-1": 0.25})
+    done = read_done(go(configure(), tmp_path))
+    assert done["search"][0]["chosen"] == "none" and str(graph_of(done["graph"])) == "1"
+    assert done["samples"] == STEPS * 16 and [one["graph"] for one in done["lineage"]] == ["1"]
+
+
+@pytest.mark.parametrize("helps", [True, False])
+def test_a_killed_search_goes_on_to_the_same_end(tmp_path, monkeypatch, helps):
+    accuracies(monkeypatch, {"1": 0.5, "2-1": 0.75 if helps else 0.25})
+    whole = go(configure(), tmp_path / "whole")
+    train, left = search.train, [0]
+    for kill_after in (1, 2):
+        workdir = tmp_path / f"killed{kill_after}"
+        left[0] = kill_after
+
+        def killed(*args, **options):
+            state = train(*args, **options)
+            left[0] -= 1
+            if not left[0]:
+                raise KeyboardInterrupt
+            return state
+
+        monkeypatch.setattr(search, "train", killed)
+        with pytest.raises(KeyboardInterrupt):
+            go(configure(), workdir)
+        monkeypatch.setattr(search, "train", train)
+        again = go(configure(), workdir)
+        assert (again / "adapters.safetensors").read_bytes() == (whole / "adapters.safetensors").read_bytes()
+        assert read_done(again)["search"] == read_done(whole)["search"]
+    (whole / "done.json").unlink()
+    assert (go(configure(), tmp_path / "whole") / "adapters.safetensors").read_bytes() == (
+        again / "adapters.safetensors").read_bytes()  # a search that was over goes through all its folders again
+
+
+def test_rules_belong_to_the_cell_and_wrong_ones_are_named():
+    assert identity(configure(), "listops", "searched", 0) != identity(configure(trial=3), "listops", "searched", 0)
+    config = configure(topology="4-2-1")
+    with pytest.raises(ValueError, match="search starts with 4-2-1, which makes more calls than the 3 allowed"):
+        make_method("searched", config, config.families["listops"])
+    for rule, value in (("growing", 1.5), ("trial", 0), ("stall", 0)):
+        with pytest.raises(ValueError, match=f"families.listops.search.{rule}' is {value}"):
+            configure(**{rule: value})
