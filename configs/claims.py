@@ -17,6 +17,9 @@ BOOLEAN = dict(buckets=(12,), files=("boolean_expressions",))
 ARITHMETIC = dict(task="arithmetic", buckets=(26,), files=("multistep_arithmetic_two",))
 
 
+HEIGHT = dict(tag="<node> {height} {index}")  # layers counted from the readout: a node keeps its tag when layers come in front
+
+
 def only(*depths, **options):
     """Task options that ask these depths, in equal shares unless `weights` are given."""
     return dict(depths=depths, weights=(1.0,) * len(depths)) | options
@@ -67,7 +70,7 @@ def growth(backbone: str, *controls: str):
                 dict(topology="2-2-2-1", steps=10, options=only(4), growth=front),
                 dict(steps=30, growth=front)), files=("multistep_arithmetic_two",))),
         order=("listops", "arithmetic"),
-        prompt=dict(tag="<node> {height} {index}"),
+        prompt=HEIGHT,
         methods=("grown", "graph_mixed", "graph_schedule", "graph", "graph_tied", *controls),
         seeds=SEEDS["five"],
         sweep=dict(learning_rates=(1e-3, 2e-3, 3e-3, 5e-3), entropy_floors=(0.0, 0.7), seed=100),
@@ -89,8 +92,19 @@ def shapes():
         backbone="embedded",
         families=grid(dict(LISTOPS, task="listops"), *graphs, reads=("4-2-1",))
         | grid(dict(ARITHMETIC, options=dict(uneven=True)), *graphs, "4-2-2-1", reads=("2-2-2-1",)),
-        methods=("graph",), seeds=SEEDS["three"], sweep=dict(learning_rates=(5e-4, 1e-3, 2e-3), seed=100),
+        methods=("graph",), prompt=HEIGHT, seeds=SEEDS["three"], sweep=dict(learning_rates=(1e-3, 2e-3, 5e-3), seed=100),
         training=dict(steps=100, evaluate_every=20, influence_every=100, checkpoint_every=50),
+    )
+
+
+def searched():
+    """Automated growth to seven calls, for as many samples as the hand-set graphs of `shapes`, trials included."""
+    rules = dict(topology="2-1", calls=7, trial=10, stall=3, growing=0.6, growth=dict(rate=0.2))
+    return dict(
+        backbone="embedded",
+        families=dict(listops=dict(LISTOPS, search=rules), arithmetic=dict(ARITHMETIC, options=dict(uneven=True), search=rules)),
+        methods=("searched",), prompt=HEIGHT, seeds=SEEDS["three"], sweep=dict(learning_rates=(1e-3, 2e-3, 5e-3), seed=100),
+        training=dict(steps=100, evaluate_every=5, checkpoint_every=50),
     )
 
 
@@ -107,7 +121,7 @@ def parameters(rank: int):
 
 EXPERIMENTS = dict(
     growth=growth("embedded", "grown_anew"), growth_seed1=growth("results/backbones/seed1"),
-    rivals=rivals(), tagged=tagged(), shapes=shapes(),
+    rivals=rivals(), tagged=tagged(), shapes=shapes(), searched=searched(),
     rank1=parameters(1), rank4=parameters(4), rank16=parameters(16),
 )
 CLAIMS = dict(
@@ -124,6 +138,9 @@ CLAIMS = dict(
         thresholds=dict(listops=0.8, arithmetic=0.4)),
     C4=dict(
         says="More depth, width and connectivity help where the task is deep.", test="shapes", experiments=("shapes",)),
+    search=dict(
+        says="Automated growth is at least as accurate as the best hand-set graph of as many calls.", test="search",
+        experiments=("searched", "shapes"), method="searched"),
     C5=dict(
         says="A graph uses its trainable parameters better than one agent.", test="parameters",
         experiments=("rank1", "rank4", "rank16"), over=("single_equal_parameters", "single_equal_tokens")),

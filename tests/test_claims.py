@@ -4,6 +4,7 @@ import dataclasses
 import json
 from pathlib import Path
 import runpy
+import shutil
 
 import numpy as np
 import pytest
@@ -11,6 +12,8 @@ import pytest
 from neuromas_jax.analysis import ahead, growing, health, shapes
 from neuromas_jax.analysis.claims import Claim
 from neuromas_jax.analysis.outcomes import Outcome
+from neuromas_jax.experiments import training
+from neuromas_jax.experiments.publish import publish
 from neuromas_jax.experiments.suite import check_suite, parse_shard, parse_suite, run_shard, time_left, units
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -170,6 +173,20 @@ def test_shapes_are_judged_against_the_smallest(tmp_path):
     assert verdict.word == "does not hold" and "worse large" in "\n".join(verdict.lines)
 
 
+def test_a_search_is_judged_against_the_best_hand_set_graph_of_as_many_calls(tmp_path):
+    config = smoke().experiments["shapes"]  # "large" is 2-1, which makes three calls; "small" makes one
+    hands = Outcome("shapes", config, tmp_path / "shapes")
+    claim = Claim(test="search", experiments=("growth", "shapes"), method="searched", families=1)
+    for share, word in ((0.8, "holds"), (0.7, "holds"), (0.6, "does not hold")):
+        found = outcome("growth", tmp_path, dict(searched=[share] * 2), topology="2-1")
+        hands.__dict__["records"] = [answer(family, "graph", seed, accuracy) for seed in config.seeds
+                                     for family, accuracy in (("small", 0.9), ("large", 0.7))]
+        verdict = shapes.test_search("C6", claim, [found, hands], tmp_path)
+        assert verdict.word == word and "shapes/large" in verdict.lines[4] and "small" not in "".join(verdict.lines)
+    hands.__dict__["records"] = []
+    assert shapes.test_search("C6", claim, [found, hands], tmp_path).word == "unfinished"
+
+
 def test_parameters_are_compared_rank_by_rank(tmp_path):
     claim = Claim(experiments=("rank2", "rivals"), families=1, over=("single_equal_parameters",))
     low = outcome("rank2", tmp_path, dict(graph=[0.8, 0.9], single_equal_parameters=[0.2, 0.3]), trainable_parameters=50)
@@ -202,9 +219,8 @@ def test_time_left_goes_by_what_is_done(tmp_path):
     assert time_left(mine, tmp_path).endswith("03 h 00 min left for one process")
 
 
-def test_a_whole_suite_in_shards_and_again(tmp_path):
+def test_a_whole_suite_in_shards_and_again(tmp_path, monkeypatch):
     """Two shards after each other; the claims are judged when all is there, and a second call trains nothing."""
-    suite = smoke()
     values = SMOKE().to_dict()
     values["experiments"] = {name: values["experiments"][name] for name in ("rivals", "growth")}
     values["claims"] = {name: values["claims"][name] for name in ("C1", "C3")}
@@ -225,3 +241,11 @@ def test_a_whole_suite_in_shards_and_again(tmp_path):
     before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/*/*/*/done.json")}
     assert run_shard(suite, tmp_path, (0, 1)) == second
     assert before == {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/*/*/*/done.json")}
+    publish(tmp_path, tmp_path / "kept" / "claims")  # without adapters it goes on all the same, and says the same
+    assert not list((tmp_path / "kept").rglob("adapters.safetensors"))
+    assert (tmp_path / "kept" / "claims" / "claims.md").read_text() == text
+    monkeypatch.setattr(training, "do_cell", lambda *_: pytest.fail("trained again"))
+    shutil.copytree(tmp_path / "kept" / "claims", tmp_path / "again")
+    run_shard(suite, tmp_path / "again", (0, 1))
+    assert (tmp_path / "again" / "claims.md").read_text() == text
+    publish(tmp_path, tmp_path / "kept" / "claims")  # over what was published before

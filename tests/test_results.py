@@ -3,6 +3,7 @@
 import itertools
 import json
 from pathlib import Path
+import re
 import runpy
 import zlib
 
@@ -11,7 +12,9 @@ import pytest
 from neuromas_jax.analysis.pooling import difference, gather, read_records
 from neuromas_jax.analysis.table import readme_table
 from neuromas_jax.config import parse
-from neuromas_jax.experiments.cells import identity, sweep_cells, train_cells
+from neuromas_jax.experiments.cells import identity, read_done, sweep_cells, train_cells
+from neuromas_jax.experiments.publish import readers_copy
+from neuromas_jax.experiments.suite import parse_suite
 from neuromas_jax.train.run import load_parts
 
 ROOT = Path(__file__).parents[1]
@@ -90,3 +93,24 @@ def test_published_records_are_those_of_the_evaluations():
                  for record in json.loads(path.read_text())["records"]]
     published = read_records(RESULTS / "results.jsonl")
     assert sorted(map(json.dumps, evaluated)) == sorted(map(json.dumps, published))
+
+
+def test_the_document_of_the_claims_is_what_was_published():
+    """And every picture that it shows is there."""
+    document = ROOT / "docs" / "claims.md"
+    text = document.read_text(encoding="utf-8")
+    assert text == readers_copy(ROOT / "results" / "claims", document)
+    pictures = re.findall(r"\]\(([^)]+\.png)\)", text)
+    assert pictures and all((document.parent / picture).is_file() for picture in pictures)
+
+
+def test_published_cells_of_the_claims_are_those_of_their_config():
+    """Each finished cell was trained by the suite as it stands, on a backbone that is here."""
+    suite = parse_suite(runpy.run_path(str(ROOT / "configs" / "claims.py"))["get_config"]())
+    for name, config in suite.experiments.items():
+        folder = ROOT / "results" / "claims" / name
+        for family in config.families:
+            for cell in sweep_cells(config, family):
+                if done := read_done(cell.folder(folder, "sweep")):
+                    assert done["made_with"] == identity(cell.configured(config), family, cell.method, cell.seed, cell.learning_rate)
+                    assert done["backbone"] == load_parts(config.backbone).fingerprint

@@ -71,6 +71,48 @@ def grid(outcome: Outcome, families: list[str], method: str):
     return rows, gaps, header, ([name for name, _ in shares], names, [means for _, means in shares])
 
 
+def test_search(name: str, claim, found: Sequence[Outcome], workdir: Path) -> Verdict:
+    """Graphs that a search found against the best that was set by hand, of as many calls and samples.
+
+    The first experiment has the searches; the others have hand-set graphs, as families that share a task. The claim holds on a
+    task where the searched graphs are at least as accurate as the best of them.
+    """
+    searched, others = found[0], found[1:]
+    lines, won, finished = [], [], True
+    for family, chosen in searched.config.families.items():
+        ours = searched.answers(family, *searched.target(family)).get(claim.method, {})
+        calls = chosen.search.calls or family_graph(searched.config, chosen)[0].size
+        rivals = {}
+        for outcome in others:
+            for other, settings in outcome.config.families.items():
+                if settings.task != chosen.task or family_graph(outcome.config, settings)[0].size != calls:
+                    continue
+                records = outcome.answers(other, *outcome.target(other)).get("graph", {})
+                finished &= len(records) == len(outcome.config.seeds)
+                rivals |= {f"{outcome.name}/{other}": records} if records else {}
+        finished &= len(ours) == len(searched.config.seeds)
+        if not ours or not rivals:
+            continue
+        means = {other: np.mean([record["accuracy"] for record in records.values()]) for other, records in rivals.items()}
+        best = max(means, key=means.get)
+        rows = [[f"searched: {', '.join(dict.fromkeys(record['topology'] for record in ours.values()))}",
+                 percent(np.mean([record["accuracy"] for record in ours.values()])),
+                 ", ".join(percent(record["accuracy"]) for record in ours.values()), "–"]]
+        for other, records in rivals.items():
+            gap = paired_gap(*pairs(ours, records))
+            rows.append([other, percent(means[other]), ", ".join(percent(one["accuracy"]) for one in records.values()), str(gap)])
+            won += [family] * (other == best and gap.mean >= 0)
+        lines += [f"### {family}, graphs of {calls} calls", "", *table(["graph", "accuracy %", "by seed", "gap, points"], rows)]
+        for seed, cell in searched.trained(family, claim.method).items():
+            lines += [f"- seed {seed}: " + "; ".join(
+                f"step {one['step']}: {one['graph']} at {percent(one['accuracy'])} %, tried "
+                + ", ".join(f"{two['candidate']} {percent(two['accuracy'])} %" for two in one["trials"])
+                + f", took {one['chosen']}" for one in cell.done["search"])]
+        lines.append("")
+    return Verdict(*judge(won, claim.families, finished, "At least as accurate as the best hand-set graph of as many calls on"),
+                   tuple(lines))
+
+
 def test_parameters(name: str, claim, found: Sequence[Outcome], workdir: Path) -> Verdict:
     """Experiments differ in the adapters' rank.
 
