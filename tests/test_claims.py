@@ -182,7 +182,8 @@ def test_a_search_is_judged_against_the_best_hand_set_graph_of_as_many_calls(tmp
         hands.__dict__["records"] = [answer(family, "graph", seed, accuracy) for seed in config.seeds
                                      for family, accuracy in (("small", 0.9), ("large", 0.7))]
         verdict = shapes.test_search("C6", claim, [found, hands], tmp_path)
-        assert verdict.word == word and "shapes/large" in verdict.lines[4] and "small" not in "".join(verdict.lines)
+        text = "\n".join(verdict.lines)
+        assert verdict.word == word and "| shapes/large | 70.0 |" in text and "small" not in text
     hands.__dict__["records"] = []
     assert shapes.test_search("C6", claim, [found, hands], tmp_path).word == "unfinished"
 

@@ -112,5 +112,6 @@ def test_published_cells_of_the_claims_are_those_of_their_config():
         for family in config.families:
             for cell in sweep_cells(config, family):
                 if done := read_done(cell.folder(folder, "sweep")):
-                    assert done["made_with"] == identity(cell.configured(config), family, cell.method, cell.seed, cell.learning_rate)
+                    mine = identity(cell.configured(config), family, cell.method, cell.seed, cell.learning_rate)
+                    assert done["made_with"] == mine, cell
                     assert done["backbone"] == load_parts(config.backbone).fingerprint
