@@ -30,7 +30,7 @@ CLAIMS = dict(
             over=("single_equal_parameters", "direct")),
     C3=dict(says="Growing beats training from scratch.", test="growing", experiments=("growth",), method="grown", families=1,
             over=("graph_mixed",), thresholds=dict(listops=0.2)),
-    C4=dict(says="More depth helps.", test="shapes", experiments=("shapes",), families=1),
+    C4=dict(says="More depth helps.", test="shapes", experiments=("shapes",), families=1, pairs=(("large", "small"),)),
     C5=dict(says="Modules use their parameters better.", test="parameters", experiments=("rank2", "rivals"), families=1,
             over=("single_equal_parameters",)),
 )

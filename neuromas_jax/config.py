@@ -352,12 +352,22 @@ def _check(config: Config) -> None:
     if config.sweep.learning_rates and config.sweep.seed in config.seeds:
         raise ValueError(f"config key 'sweep.seed' is {config.sweep.seed}, which is also reported; "
                          f"choose a seed outside {config.seeds}")
+    for name in ("malt", "searched"):
+        if name in config.methods and config.sweep.steps is not None:
+            raise ValueError(f"config key 'sweep.steps' is {config.sweep.steps}, and the method {name!r} divides its steps into "
+                             "phases, of which a shorter trial would see some alone; drop it")
     every = config.training.influence_every
+    if "searched" in config.methods and every not in (None, config.training.evaluate_every):
+        raise ValueError(f"config key 'training.influence_every' is {every}, and the method 'searched' looks at influence "
+                         "whenever learning stalls; leave it out")
     if every is not None and every % config.training.evaluate_every:
         raise ValueError(f"config key 'training.influence_every' is {every}; it must be a multiple of training.evaluate_every, "
                          f"which is {config.training.evaluate_every}")
     for name, family in config.families.items():
         _check_stages(config, name, family)
+        if family.search.growth.imitate or family.search.growth.place != Growth().place:
+            raise ValueError(f"config key 'families.{name}.search.growth' is {family.search.growth}: a search tries the places "
+                             "of new nodes itself, and has no imitation; leave out place, and take new='zero_b' or 'copy'")
         if not 0 <= family.search.growing <= 1:
             raise ValueError(f"config key 'families.{name}.search.growing' is {family.search.growing}; it is a share of all "
                              "steps, from 0 to 1")

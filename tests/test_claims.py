@@ -12,6 +12,7 @@ import pytest
 from neuromas_jax.analysis import ahead, growing, health, shapes
 from neuromas_jax.analysis.claims import Claim
 from neuromas_jax.analysis.outcomes import Outcome
+from neuromas_jax.config import training_steps
 from neuromas_jax.experiments import training
 from neuromas_jax.experiments.publish import publish
 from neuromas_jax.experiments.suite import check_suite, parse_shard, parse_suite, run_shard, time_left, units
@@ -50,7 +51,8 @@ def cell(found: Outcome, method: str, seed: int, accuracies, lineage=(), family=
     records = [{"step": step, "accuracy": share, "tokens": 10, "nodes": nodes} for step, share in enumerate(accuracies, 1)]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     (folder / "done.json").write_text(json.dumps({
-        "validation": accuracies[-1], "steps": len(accuracies), "lineage": list(lineage), "seconds_of_last_process": 5.0}))
+        "validation": accuracies[-1], "lineage": list(lineage), "seconds_of_last_process": 5.0,
+        "steps": training_steps(found.config, found.config.families[family])}))
 
 
 def test_units_cover_every_cell_once_and_shards_share_them():
@@ -78,13 +80,21 @@ def test_shards_are_read():
     (dict(experiments={}), "a suite has the keys experiments and claims"),
     (dict(families={}), "a suite has the keys experiments and claims"),
     (dict(claims=dict(C1=dict(test="forward", experiments=("rivals",)))), "claims.C1.test is 'forward'; allowed are ahead"),
-    (dict(claims=dict(C1=dict(experiments=("rival",)))), "claims.C1.experiments is .*name one or more of growth, rank2"),
-    (dict(claims=dict(C1=dict(experiments=()))), "claims.C1.experiments is .*name one or more"),
-    (dict(claims=dict(C1=dict(experiments=("growth",)))), "C1 is about 'graph', which experiment 'growth' does not have"),
+    (dict(claims=dict(C1=dict(experiments=("rival",), over=("direct",)))),
+     "claims.C1.experiments is .*name one or more of growth, rank2"),
+    (dict(claims=dict(C1=dict(experiments=(), over=("direct",)))), "claims.C1.experiments is .*name one or more"),
+    (dict(claims=dict(C1=dict(experiments=("growth",), over=("graph_mixed",)))),
+     "C1 is about 'graph', which experiment 'growth' does not have"),
     (dict(claims=dict(C1=dict(experiments=("rivals",), over=("debate",)))), "compares with 'debate', which none of its"),
     (dict(claims=dict(C1=dict(experiments=("rivals",), over=("grph",)))), "unknown method 'grph'"),
-    (dict(claims=dict(C1=dict(experiments=("rivals",), thresholds=dict(chess=0.5)))), "names the family 'chess'"),
+    (dict(claims=dict(C1=dict(experiments=("rivals",), thresholds=dict(chess=0.5), over=("direct",)))),
+     "names the family 'chess'"),
     (dict(claims=dict(C1=dict(sayz="x"))), "sayz"),
+    (dict(claims=dict(C1=dict(experiments=("rivals",)))), "claims.C1.over is empty, so there is nothing to beat"),
+    (dict(claims=dict(C1=dict(experiments=("rivals",), families=0, over=("direct",)))), "claims.C1.families is 0"),
+    (dict(claims=dict(C4=dict(experiments=("shapes",), test="shapes"))), "claims.C4.pairs is .*name one pair or more"),
+    (dict(claims=dict(C4=dict(experiments=("shapes",), test="shapes", pairs=(("large", "huge"),)))),
+     "names the family 'huge'"),
 ])
 def test_suites_that_cannot_be_are_named(change, message):
     values = SMOKE().to_dict() | change
@@ -112,6 +122,7 @@ def test_ahead_needs_every_rival_beaten(tmp_path):
     assert ahead.test("C1", claim, [lost], tmp_path).word == "does not hold"
     missing = outcome("rivals", tmp_path, dict(graph=[0.9, 0.8], single_equal_parameters=[0.5], direct=[0.3, 0.3]))
     assert ahead.test("C1", claim, [missing], tmp_path).word == "unfinished"
+    assert ahead.test("C2", claim, [won, lost], tmp_path).word == "does not hold"  # one family: it must win in both experiments
 
 
 LINEAGE = [{"graph": "2-1", "before": 0.3, "after": 0.35}]
@@ -156,21 +167,25 @@ def test_growing_looks_at_all_backbones_together(tmp_path):
     one = grow(tmp_path / "a", [0.1, 0.9], [0.1, 0.5], (0.9, 0.5))
     two = grow(tmp_path / "b", [0.1, 0.5], [0.1, 0.7], (0.5, 0.7), "growth")
     verdict = growing.test("C3", GROWING, [one, two], tmp_path)
+    two.records.clear()
+    assert growing.test("C3", GROWING, [one, two], tmp_path).word == "unfinished"  # the other backbone is not there yet
     assert "+10.0" in "\n".join(verdict.lines) and "90.0, 90.0, 90.0, 50.0, 50.0, 50.0" in "\n".join(verdict.lines)
 
 
-def test_shapes_are_judged_against_the_smallest(tmp_path):
+def test_shapes_are_judged_in_pairs(tmp_path):
     config = smoke().experiments["shapes"]
     found = Outcome("shapes", config, tmp_path)
     found.__dict__["records"] = [answer(family, "graph", seed, share) for family, share in (("small", 0.2), ("large", 0.9))
                                  for seed in config.seeds]
-    claim = Claim(experiments=("shapes",), families=1)
+    claim = Claim(experiments=("shapes",), families=1, pairs=(("large", "small"),))
     verdict = shapes.test("C4", claim, [found], tmp_path)
-    assert verdict.word == "holds" and "better large; worse none" in "\n".join(verdict.lines)
+    assert verdict.word == "holds" and "| large | small | +70.0" in "\n".join(verdict.lines)
     for record in found.records:
         record.update(answer(record["family"], "graph", record["seed"], 0.9 if record["family"] == "small" else 0.2))
     verdict = shapes.test("C4", claim, [found], tmp_path)
-    assert verdict.word == "does not hold" and "worse large" in "\n".join(verdict.lines)
+    assert verdict.word == "does not hold" and "hurts" in "\n".join(verdict.lines)
+    del found.records[-1:]
+    assert shapes.test("C4", claim, [found], tmp_path).word == "unfinished"
 
 
 def test_a_search_is_judged_against_the_best_hand_set_graph_of_as_many_calls(tmp_path):
@@ -195,6 +210,8 @@ def test_parameters_are_compared_rank_by_rank(tmp_path):
     assert shapes.test_parameters("C5", claim, [low, high], tmp_path).word == "holds"
     even = outcome("rivals", tmp_path, dict(graph=[0.8, 0.9], single_equal_parameters=[0.8, 0.9]))
     assert shapes.test_parameters("C5", claim, [low, even], tmp_path).word == "does not hold"
+    high.__dict__["records"] = []
+    assert shapes.test_parameters("C5", claim, [low, high], tmp_path).word == "unfinished"
 
 
 def test_health_finds_the_signal_that_tells_the_end(tmp_path):

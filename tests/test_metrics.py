@@ -12,6 +12,7 @@ from neuromas_jax.rl import Objective
 from neuromas_jax.tasks import Verdict
 from neuromas_jax.train import checkpoint, metrics
 from neuromas_jax.train.loop import Window, cut_episodes, train, write_episodes
+from neuromas_jax.train.metrics import whole
 from neuromas_jax.train.metrics import Metrics, cut_log, read_log, read_metrics
 from tests.test_bad_input import compiled  # noqa: F401  (a tiny run whose programs are compiled once)
 from tests.tiny import tokenizer
@@ -116,3 +117,9 @@ def test_a_window_tells_of_how_many_steps_its_means_are():
     assert window.take() == {"reward": 3 / 8, "tokens_per_second": 24.0, "tokens": 24, "read_tokens": 52,
                              "seconds": 1.0, "skipped_questions": 2, "steps": 2}
     assert (window.steps, window.rows, window.tokens, window.read) == (0, 0, 0, 0)
+
+
+def test_steps_that_no_record_counts_are_made_up_for():
+    """Killed after step 9 of a checkpoint at 8, with records every 5: the second one counts two steps of five."""
+    records = [dict(step=5, steps=5, tokens=50), dict(step=10, steps=2, tokens=20), dict(step=15, steps=5, tokens=40)]
+    assert whole(records, "tokens") == [50, 50, 40] and whole(records, "read_tokens") == [0, 0, 0]

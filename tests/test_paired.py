@@ -75,4 +75,16 @@ def test_a_threshold_must_be_held():
 
 def test_mean_interval():
     mean, low, high = mean_interval([1.0, 2.0, 3.0])
-    assert mean == 2 and 1 <= low < 2 < high <= 3
+    assert mean == 2 and (high - mean) == pytest.approx(mean - low) == pytest.approx(4.3027 / 3**0.5, rel=1e-3)
+    assert mean_interval([0.5]) == (0.5, 0.5, 0.5)
+
+
+@pytest.mark.parametrize("seeds", [3, 5])
+def test_the_interval_covers_nothing_as_often_as_it_says(seeds):
+    """No true gap, and seeds that differ by far more than questions do: zero is left out in about a twentieth of cases."""
+    rng, missed = np.random.default_rng(seeds), 0
+    for _ in range(200):
+        shift = rng.normal(0, 0.2, seeds)[:, None]
+        gap = paired_gap(records(rng.random((seeds, 60)) < 0.5 + shift), records(rng.random((seeds, 60)) < 0.5), draws=500)
+        missed += gap.above or gap.below
+    assert missed <= 18  # 10 expected

@@ -7,7 +7,7 @@ import jax
 import pytest
 
 from neuromas_jax.backbone import init_backbone
-from neuromas_jax.config import parse
+from neuromas_jax.config import SearchConfig, parse
 from neuromas_jax.experiments.cells import Cell, identity, read_done
 from neuromas_jax.experiments.evaluation import plan_evaluation
 from neuromas_jax.experiments.run import run_experiment
@@ -110,7 +110,7 @@ def test_a_search_spends_its_budget_and_keeps_what_helped(tmp_path, monkeypatch)
     decision, = done["search"]
     assert decision["graph"] == "1" and decision["chosen"] == "front" and decision["step"] == 2  # one validation without gain
     assert [one["graph"] for one in decision["trials"]] == ["2-1"]
-    assert decision["trials"][0]["gain_per_token"] == pytest.approx(0.5 / 6)  # three messages of two tokens
+    assert decision["trials"][0]["worth"] == pytest.approx(0.5 / 6)  # three messages of two tokens
     assert done["samples"] == STEPS * 16 and str(graph_of(done["graph"])) == "2-1"
     steps = [record["step"] for record in read_metrics(folder)]
     assert steps == sorted(set(steps)) and steps[-1] == STEPS
@@ -153,11 +153,30 @@ def test_a_killed_search_goes_on_to_the_same_end(tmp_path, monkeypatch, helps):
         again / "adapters.safetensors").read_bytes()  # a search that was over goes through all its folders again
 
 
+def test_a_candidate_that_diverges_has_lost(tmp_path, monkeypatch):
+    accuracies(monkeypatch, {"1": 0.25, "2-1": 0.75})
+    check = loop.check_finite
+
+    def diverges(run, numbers, step):
+        if str(run.method.graph) == "2-1":
+            raise loop.NonFinite("step 1")
+        check(run, numbers, step)
+
+    monkeypatch.setattr(loop, "check_finite", diverges)
+    done = read_done(go(configure(), tmp_path))
+    assert done["search"][0]["chosen"] == "none" and done["search"][0]["trials"][0]["accuracy"] == -1
+
+
 def test_rules_belong_to_the_cell_and_wrong_ones_are_named():
     assert identity(configure(), "listops", "searched", 0) != identity(configure(trial=3), "listops", "searched", 0)
+    for change in (dict(topology="4-2-1"), dict(search=dict(calls=5, topology="1", trial=2, stall=1, most=1))):
+        family = dataclasses.replace(configure().families["listops"], **{
+            name: value if name == "topology" else SearchConfig(**value) for name, value in change.items()})
+        other = dataclasses.replace(configure(), families=dict(listops=family))
+        assert identity(configure(), "listops", "searched", 0) != identity(other, "listops", "searched", 0)
     config = configure(topology="4-2-1")
     with pytest.raises(ValueError, match="search starts with 4-2-1, which makes more calls than the 3 allowed"):
         make_method("searched", config, config.families["listops"])
-    for rule, value in (("growing", 1.5), ("trial", 0), ("stall", 0)):
-        with pytest.raises(ValueError, match=f"families.listops.search.{rule}' is {value}"):
+    for rule, value in (("growing", 1.5), ("trial", 0), ("stall", 0), ("growth", dict(place="front"))):
+        with pytest.raises(ValueError, match=f"families.listops.search.{rule}' is"):
             configure(**{rule: value})

@@ -31,6 +31,7 @@ class Claim:
       method: whose claim it is.
       over: what the method is compared with.
       controls: shown beside them; they decide nothing.
+      pairs: of families, for tests of shapes: the first is to be ahead of the second.
       thresholds: validation accuracy by family, for tests of how soon it is reached.
       families: on how many families it must hold.
       note: said after the numbers: why it came out so, as far as is known.
@@ -42,6 +43,7 @@ class Claim:
     method: str = "graph"
     over: tuple[str, ...] = ()
     controls: tuple[str, ...] = ()
+    pairs: tuple[tuple[str, ...], ...] = ()
     thresholds: dict[str, float] = dataclasses.field(default_factory=dict)
     families: int = 2
     note: str = ""
@@ -52,6 +54,10 @@ def check_claims(claims: Mapping[str, Claim], experiments: Mapping[str, Config])
     for name, claim in claims.items():
         if claim.test not in TESTS:
             raise ValueError(f"claims.{name}.test is {claim.test!r}; allowed are {', '.join(TESTS)}")
+        if claim.families < 1:
+            raise ValueError(f"claims.{name}.families is {claim.families}; a claim must hold on 1 family or more")
+        if not claim.over and claim.test in ("ahead", "growing", "parameters"):
+            raise ValueError(f"claims.{name}.over is empty, so there is nothing to beat; name methods of its experiments")
         unknown = [one for one in claim.experiments if one not in experiments]
         if unknown or not claim.experiments:
             raise ValueError(f"claims.{name}.experiments is {claim.experiments}; name one or more of {', '.join(experiments)}")
@@ -67,10 +73,14 @@ def check_claims(claims: Mapping[str, Claim], experiments: Mapping[str, Config])
                 raise ValueError(f"claims.{name} compares with {method!r}, which none of its experiments has; "
                                  "add it to the methods of one, or drop it here")
         families = {family for experiment in claim.experiments for family in experiments[experiment].families}
-        for family in claim.thresholds:
-            if family not in families:
-                raise ValueError(f"claims.{name}.thresholds names the family {family!r}; its experiments have "
-                                 f"{', '.join(sorted(families))}")
+        for field, named in (("thresholds", claim.thresholds), ("pairs", [one for pair in claim.pairs for one in pair])):
+            for family in named:
+                if family not in families:
+                    raise ValueError(f"claims.{name}.{field} names the family {family!r}; its experiments have "
+                                     f"{', '.join(sorted(families))}")
+        if claim.test == "shapes" and (not claim.pairs or any(len(pair) != 2 for pair in claim.pairs)):
+            raise ValueError(f"claims.{name}.pairs is {claim.pairs}; name one pair or more, such as (('deep', 'wide'),): the "
+                             "first is to be ahead of the second")
 
 
 def write_claims(claims: Mapping[str, Claim], experiments: Mapping[str, Config], workdir: Path) -> str:
@@ -86,9 +96,10 @@ def write_claims(claims: Mapping[str, Claim], experiments: Mapping[str, Config],
         for family in one.config.families:
             sections += sweeps(one, family)
     sections += health.section(list(found.values()), workdir)
-    text = ["# Claims", "", "What each claim asks and what came out. All accuracies are on test questions that nothing was "
-            "trained or tuned on, intervals are 95 % from a paired bootstrap over seeds and questions (`analysis/paired.py`), "
-            "and no seed was left out.",
+    text = ["# Claims", "", "What each claim asks and what came out. Accuracies are on test questions that nothing was trained "
+            "or tuned on, unless validation is named; intervals are 95 % from a paired bootstrap over seeds and questions, "
+            "widened for few seeds (`analysis/paired.py`); every seed that is finished is shown, and a claim is judged when all "
+            "are.",
             "", "| claim | | |", "| --- | --- | --- |", *lines, "", *_spent(found), *sections]
     write_text(workdir / "claims.md", "\n".join(text).rstrip() + "\n")
     return "\n".join([*(line.strip("| ") for line in lines), f"Claims: {workdir / 'claims.md'}"])

@@ -33,8 +33,8 @@ def test(name: str, claim, found: Sequence[Outcome], workdir: Path) -> Verdict:
 
 def of_family(name: str, claim, found: Sequence[Outcome], family: str, workdir: Path) -> tuple[list[str], bool, bool]:
     """Lines of one family, whether the claim holds on it, and whether all results are there."""
-    found = [outcome for outcome in found
-             if family in outcome.config.families and outcome.answers(family, *outcome.target(family)).get(claim.method)]
+    asked = [outcome for outcome in found if family in outcome.config.families]
+    found = [outcome for outcome in asked if outcome.answers(family, *outcome.target(family)).get(claim.method)]
     if not found:
         return [], False, False
     depth = found[0].target(family)[1]
@@ -43,7 +43,7 @@ def of_family(name: str, claim, found: Sequence[Outcome], family: str, workdir: 
     lines = [f"### {family}" + ("" if depth is None else f", depth {depth}") + f": {budget:,} episodes for every method", ""]
     threshold = claim.thresholds.get(family)
     gaps, rows, spans = {}, [], {}
-    whole = True
+    whole = len(found) == len(asked)
     for method in (claim.method, *claim.over, *claim.controls):
         first, second, strata = [], [], []
         for outcome in found:
@@ -61,7 +61,7 @@ def of_family(name: str, claim, found: Sequence[Outcome], family: str, workdir: 
         shares = [record["accuracy"] for record in second]
         knobs = ", ".join(dict.fromkeys(knob(record) for record in second))
         rows.append([method + (" (control)" if method in claim.controls else ""), percent(np.mean(shares)),
-                     ", ".join(map(percent, shares)), knobs, str(gaps.get(method, "–")), told(spans[method], budget)])
+                     ", ".join(map(percent, shares)), knobs, str(gaps.get(method, "–")), told(spans[method])])
     header = ["method", "accuracy %", "by seed", "rate, floor", f"{claim.method} − it, points",
               f"episodes to {percent(threshold)} %" if threshold else "episodes to a threshold"]
     lines += table(header, rows)
@@ -93,10 +93,12 @@ def on_files(claim, found: Sequence[Outcome], family: str) -> list[str]:
             both = [pairs(answers.get(claim.method, {}), answers.get(method, {}))
                     for outcome in found for answers in [outcome.answers(family, name, None)]]
             first, second = [one for ours, _ in both for one in ours], [one for _, theirs in both for one in theirs]
+            ends = np.cumsum([len(ours) for ours, _ in both])
+            strata = [list(range(end - len(ours), end)) for end, (ours, _) in zip(ends, both) if ours]
             if first:
                 shares = [record["accuracy"] for record in second]
                 rows.append([method, percent(np.mean(shares)), ", ".join(map(percent, shares)),
-                             "–" if method == claim.method else str(paired_gap(first, second))])
+                             "–" if method == claim.method else str(paired_gap(first, second, strata))])
         if rows:
             lines += [f"The file {name}, which nothing was trained on:", "",
                       *table(["method", "accuracy %", "by seed", f"{claim.method} − it, points"], rows)]
@@ -104,8 +106,9 @@ def on_files(claim, found: Sequence[Outcome], family: str) -> list[str]:
 
 
 def knob(record: dict) -> str:
-    floor = record.get("entropy_floor")
-    return f"{record['learning_rate']:g}, {floor or 0:g}"
+    if record["learning_rate"] is None:
+        return "–"
+    return f"{record['learning_rate']:g}, {record.get('entropy_floor') or 0:g}"
 
 
 def clear(gap: Gap) -> bool:
@@ -121,11 +124,11 @@ def samples_to(found: Sequence[Outcome], family: str, method: str, threshold: fl
         episodes = outcome.config.rollout.questions * outcome.config.rollout.group
         for cell in outcome.trained(family, method).values():
             step = steps_to(cell.metrics, threshold)
-            spans.append(None if step is None else step * episodes)
+            spans.append(None if step is None else step * episodes + cell.born(outcome.config))
     return spans
 
 
-def told(spans: list[int | None], budget: int) -> str:
+def told(spans: list[int | None]) -> str:
     return ", ".join("never" if span is None else f"{span:,}" for span in spans) or "–"
 
 

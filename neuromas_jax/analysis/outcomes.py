@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from neuromas_jax.config import Config
+from neuromas_jax.config import Config, training_steps
 from neuromas_jax.experiments.cells import read_done, sweep_cells
 from neuromas_jax.experiments.evaluation import plan_evaluation
-from neuromas_jax.train.metrics import read_metrics
+from neuromas_jax.train.metrics import read_metrics, whole
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,9 +24,15 @@ class Trained:
         """Validation accuracy against what was spent until then: episodes ("samples") or message tokens ("tokens")."""
         accuracy = np.asarray([record["accuracy"] for record in self.metrics])
         if against == "tokens":
-            return np.cumsum([record["tokens"] for record in self.metrics]), accuracy
+            return np.cumsum(whole(self.metrics, "tokens")), accuracy
         episodes = config.rollout.questions * config.rollout.group
-        return np.asarray([record["step"] * episodes for record in self.metrics]), accuracy
+        return np.asarray([record["step"] * episodes + self.born(config) for record in self.metrics]), accuracy
+
+    def born(self, config: Config) -> int:
+        """Episodes spent before the first step of its metrics: on a stored parent, and on imitation."""
+        episodes = config.rollout.questions * config.rollout.group
+        last = self.metrics[-1]["step"] * episodes
+        return self.done.get("samples", last) - last
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -73,8 +79,9 @@ class Outcome:
 
     def trained(self, family: str, method: str) -> dict[int, Trained]:
         """Finished cells of a method, by seed."""
-        return {seed: cell for seed in self.config.seeds
-                if (cell := read_trained(self.folder / "train" / family / f"{method}_seed{seed}"))}
+        steps = training_steps(self.config, self.config.families[family])
+        cells = {seed: read_trained(self.folder / "train" / family / f"{method}_seed{seed}") for seed in self.config.seeds}
+        return {seed: cell for seed, cell in cells.items() if cell and cell.done["steps"] == steps}
 
     def trials(self, family: str) -> list[Trained]:
         """Finished trials of the sweep."""

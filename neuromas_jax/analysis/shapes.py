@@ -15,10 +15,10 @@ from neuromas_jax.methods import family_graph
 
 
 def test(name: str, claim, found: Sequence[Outcome], workdir: Path) -> Verdict:
-    """Families that share a task are one grid of graphs.
+    """Families that share a task are one grid of graphs, and `claim.pairs` names which of them are to be ahead of which.
 
-    The claim holds on a task where the largest graph is ahead of the smallest on the deepest trained depth; the table shows what
-    each graph reaches at every depth.
+    The claim holds on a task where every first of a pair is ahead of the second on the deepest trained depth; the tables show
+    what each graph reaches at every depth, and each pair's gap, for it or against.
     """
     lines, won, finished = [], [], True
     for outcome in found:
@@ -27,48 +27,46 @@ def test(name: str, claim, found: Sequence[Outcome], workdir: Path) -> Verdict:
             tasks.setdefault(chosen.task, []).append(family)
         for task, families in tasks.items():
             families = sorted(families, key=lambda one: family_graph(outcome.config, outcome.config.families[one])[0].size)
-            rows, gaps, header, cells = grid(outcome, families, claim.method)
-            finished &= len(gaps) == len(families) - 1
-            if not rows:
-                continue
-            lines += [f"### {outcome.name}: {task}", "", *table(header, rows)]
-            path = plots.draw_grid(workdir / f"{name}_{outcome.name}_{task}.png", f"{task}: accuracy, %", *cells)
-            lines += [f"![accuracy over graphs]({path.name})", ""]
-            helps = [family for family, gap in gaps.items() if gap.above]
-            hurts = [family for family, gap in gaps.items() if gap.below]
-            lines += [f"Over the smallest graph, on the deepest trained depth: better {', '.join(helps) or 'none'}; worse "
-                      f"{', '.join(hurts) or 'none'}; no clear difference for the others.", ""]
-            if families[-1] in gaps and gaps[families[-1]].above:
+            rows, header, cells = grid(outcome, families, claim.method)
+            if rows:
+                lines += [f"### {outcome.name}: {task}", "", *table(header, rows)]
+                path = plots.draw_grid(workdir / f"{name}_{outcome.name}_{task}.png", f"{task}: accuracy, %", *cells)
+                lines += [f"![accuracy over graphs]({path.name})", ""]
+            gaps = []
+            for first, second in [pair for pair in claim.pairs if pair[0] in families]:
+                answers = [outcome.answers(family, *outcome.target(family)).get(claim.method, {}) for family in (first, second)]
+                ours, theirs = pairs(*answers)
+                finished &= len(ours) == len(outcome.config.seeds)
+                if ours:
+                    gaps.append((first, second, paired_gap(ours, theirs)))
+            if gaps:
+                lines += table(["graph", "against", "gap, points", ""], [
+                    [first, second, str(gap), "helps" if gap.above else "hurts" if gap.below else "no clear difference"]
+                    for first, second, gap in gaps])
+            if gaps and all(gap.above for _, _, gap in gaps):
                 won.append(task)
-    return Verdict(*judge(won, claim.families, finished, "The largest graph is ahead of the smallest on"), tuple(lines))
+    return Verdict(*judge(won, claim.families, finished, "Every first graph is ahead of the second on"), tuple(lines))
 
 
 def grid(outcome: Outcome, families: list[str], method: str):
-    """Rows of the table, gap of each graph to the smallest, the table's header, and (graphs, sets, shares) for the plot."""
-    rows, gaps, shares = [], {}, []
+    """Rows of the table, its header, and (graphs, sets, shares) for the plot."""
+    rows, shares = [], []
     sets = list(dict.fromkeys((record["set"].removeprefix(record["family"]), record["depth"])
                               for record in outcome.records if record["family"] in families))
-    names = [f"depth {depth}" + (" (held out)" if suffix else "") for suffix, depth in sets]
-    base = None
+    names = [f"depth {depth}" + (" (held out)" if suffix else "") if depth is not None else suffix for suffix, depth in sets]
     for family in families:
         target = outcome.answers(family, *outcome.target(family)).get(method, {})
         if not target:
             continue
         graph = family_graph(outcome.config, outcome.config.families[family])[0]
-        own = [outcome.answers(family, family + suffix, depth).get(method, {}) for suffix, depth in sets]
+        own = [outcome.answers(family, suffix if depth is None else family + suffix, depth).get(method, {})
+               for suffix, depth in sets]
         means = [np.mean([record["accuracy"] for record in one.values()]) if one else np.nan for one in own]
-        gap = "–"
-        if base is None:
-            base = target
-        else:
-            ours, theirs = pairs(target, base)
-            gaps[family] = paired_gap(ours, theirs)
-            gap = str(gaps[family])
-        shares.append((f"{graph} {family}", means))
+        shares.append((family, means))
         rows.append([family, f"{graph}", graph.size, graph.rounds, *("–" if np.isnan(mean) else percent(mean) for mean in means),
-                     ", ".join(percent(record["accuracy"]) for record in target.values()), gap])
-    header = ["family", "graph", "nodes", "rounds", *names, "by seed, deepest", "gap to the smallest, points"]
-    return rows, gaps, header, ([name for name, _ in shares], names, [means for _, means in shares])
+                     ", ".join(percent(record["accuracy"]) for record in target.values())])
+    header = ["family", "graph", "nodes", "rounds", *names, "by seed, deepest"]
+    return rows, header, ([name for name, _ in shares], names, [means for _, means in shares])
 
 
 def test_search(name: str, claim, found: Sequence[Outcome], workdir: Path) -> Verdict:
@@ -99,7 +97,11 @@ def test_search(name: str, claim, found: Sequence[Outcome], workdir: Path) -> Ve
                  percent(np.mean([record["accuracy"] for record in ours.values()])),
                  ", ".join(percent(record["accuracy"]) for record in ours.values()), "–"]]
         for other, records in rivals.items():
-            gap = paired_gap(*pairs(ours, records))
+            both = pairs(ours, records)
+            if not both[0]:
+                finished = False
+                continue
+            gap = paired_gap(*both)
             rows.append([other, percent(means[other]), ", ".join(percent(one["accuracy"]) for one in records.values()), str(gap)])
             won += [family] * (other == best and gap.mean >= 0)
         lines += [f"### {family}, graphs of {calls} calls", "", *table(["graph", "accuracy %", "by seed", "gap, points"], rows)]
@@ -131,6 +133,7 @@ def test_parameters(name: str, claim, found: Sequence[Outcome], workdir: Path) -
                 whole = len(theirs) == len(outcome.config.seeds)
                 finished &= whole
                 if not theirs:
+                    ahead.append(False)
                     continue
                 mean, count = float(np.mean([record["accuracy"] for record in theirs])), theirs[0]["trainable_parameters"]
                 gap = paired_gap(ours, theirs) if method != claim.method else None

@@ -14,7 +14,9 @@ class Verdict:
 
 
 def judge(won: list[str], needed: int, finished: bool, rule: str) -> tuple[str, str]:
-    """The word and the reason for a claim that must hold in `needed` places and did in those of `won`."""
+    """The word and the reason for a claim that must hold in `needed` places, and did in those of `won`; where results are
+    missing, it is unfinished."""
+    won = list(dict.fromkeys(won))
     where = ", ".join(won) or "none"
-    word = "holds" if len(won) >= needed else "does not hold" if finished else "unfinished"
+    word = "unfinished" if not finished else "holds" if len(won) >= needed else "does not hold"
     return word, f"{rule}: {where} ({len(won)} of {needed} asked for)."

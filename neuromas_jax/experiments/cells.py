@@ -12,7 +12,7 @@ import zlib
 
 from neuromas_jax.config import Config, training_steps
 from neuromas_jax.files import write_text
-from neuromas_jax.methods import make_method
+from neuromas_jax.methods import family_graph, make_method
 from neuromas_jax.train import checkpoint
 from neuromas_jax.train.loop import description
 from neuromas_jax.train.run import Run
@@ -124,7 +124,9 @@ def identity(config: Config, family: str, method: str, seed: int, rate: float | 
                 del stage["objective"]
         belongs["lineage"] = {"stages": stages, "parent": parent and parent.fingerprint}
     if method == "searched":
-        belongs["search"] = dataclasses.asdict(config.families[family].search)
+        calls = family_graph(config, config.families[family])[0].size
+        seen = (config.training.evaluate_every, config.training.validation_questions)  # they decide when it grows, and where
+        belongs["search"] = [dataclasses.asdict(config.families[family].search), calls, seen]
     return f"{zlib.crc32(checkpoint.fingerprint(belongs).encode()):08x}"
 
 

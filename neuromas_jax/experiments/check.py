@@ -10,7 +10,7 @@ import jax
 from neuromas_jax.config import Config
 from neuromas_jax.experiments.adapters import load_adapters
 from neuromas_jax.experiments.cells import Cell, read_done, source_folder, sweep_cells, train_cells, trained_methods
-from neuromas_jax.experiments.evaluation import evaluation_folder, evaluation_sets
+from neuromas_jax.experiments.evaluation import evaluation_folder, evaluation_sets, judged_run
 from neuromas_jax.experiments.training import finished
 from neuromas_jax.methods import check_methods
 from neuromas_jax.tasks import FileTask
@@ -45,7 +45,8 @@ def check(config: Config, workdir: Path) -> None:
                                  f"rollout.questions is {config.rollout.questions}; set it to 2 or more, or drop the method")
             if config.families[family].adapters and run.method.trained_as:
                 for seed in config.seeds:
-                    load_adapters(source_folder(config, workdir, run, family, seed), run, seed)
+                    source = source_folder(config, workdir, run, family, seed)
+                    load_adapters(source, judged_run(run, read_done(source)), seed)
         seeds = (*config.seeds, config.sweep.seed) if config.sweep.learning_rates else config.seeds
         stages = [run for method, seed in itertools.product(trained_methods(config, family), seeds)
                   for run in stage_runs(config, family, method, seed)[0]]

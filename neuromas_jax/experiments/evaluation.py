@@ -6,7 +6,7 @@ from pathlib import Path
 
 import jax
 
-from neuromas_jax.config import Config
+from neuromas_jax.config import Config, training_steps
 from neuromas_jax.experiments.adapters import load_adapters
 from neuromas_jax.experiments.cells import Cell, claim, identity, read_done, source_folder, write_done
 from neuromas_jax.methods import make_method
@@ -123,16 +123,21 @@ def evaluation_folder(workdir: Path, family: str, method: str, seed: int) -> Pat
     return workdir / "evaluation" / family / f"{method}_seed{seed}"
 
 
+def judged_run(run: Run, trained: dict | None) -> Run:
+    """The run that a trained cell is judged as: with the graph that its search found, or as it is."""
+    return searched_run(run, graph_of(trained["graph"])) if trained and "graph" in trained else run
+
+
 def plan_evaluation(config: Config, workdir: Path, family: str, method: str, seed: int) -> Evaluation | None:
-    """None while the adapters are not trained yet."""
+    """None while the adapters are not trained yet, or not for as many steps as the config asks."""
     run, source, trained = make_run(config, family, method), None, {}
     if run.method.trained_as:
         source = source_folder(config, workdir, run, family, seed)
         trained = read_done(source)
-        if trained is None:
+        if trained is None or not config.families[family].adapters and (
+                trained["steps"] != training_steps(config, config.families[family])):
             return None
-        if method == "searched":
-            run = searched_run(run, graph_of(trained["graph"]))
+        run = judged_run(run, trained)
     belongs = {"made_with": identity(config, family, method, seed), "adapters": trained.get("adapters"),
                "test_questions": config.test_questions, "files": list(config.families[family].files)}
     return Evaluation(run, evaluation_folder(workdir, family, method, seed), source,

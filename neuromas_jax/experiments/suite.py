@@ -104,13 +104,24 @@ def check_suite(suite: Suite, workdir: Path) -> None:
 
 
 def run_shard(suite: Suite, workdir: Path, shard: tuple[int, int]) -> str:
-    """Does the units of a shard, then writes what the whole suite has so far; returns a few lines for the terminal."""
-    mine = units(suite)[shard[0] :: shard[1]]
+    """Does the units of a shard, then writes what the whole suite has so far; returns a few lines for the terminal.
+
+    Raises:
+      FloatingPointError: runs diverged; all other units were done, and what there is was written.
+    """
+    mine, diverged = units(suite)[shard[0] :: shard[1]], []
     for number, unit in enumerate(mine):
         left = time_left(mine, workdir)
         logging.info("unit %d of %d: %s; %s", number + 1, len(mine), unit, left)
-        run_experiment(unit.config, workdir / unit.experiment, worker=1)  # the report comes when the shard is done
-    return write_results(suite, workdir)
+        try:
+            run_experiment(unit.config, workdir / unit.experiment, worker=1)  # the report comes when the shard is done
+        except FloatingPointError as error:
+            logging.exception("%s stopped", unit)
+            diverged.append(f"{unit}: {error}")
+    text = write_results(suite, workdir)
+    if diverged:
+        raise FloatingPointError(f"{text}\n" + "\n".join(diverged))
+    return text
 
 
 def time_left(units: list[Unit], workdir: Path) -> str:
@@ -120,7 +131,7 @@ def time_left(units: list[Unit], workdir: Path) -> str:
     for unit in units:
         for stage, count in zip(("sweep", "train"), unit.cells()):
             names = sorted((workdir / unit.experiment / stage / unit.family).glob(f"{unit.trained}_seed*/done.json"))
-            found = [read_done(path.parent)["seconds_of_last_process"] for path in names[:count]]
+            found = [read_done(path.parent).get("seconds_of_last_process", 0.0) for path in names[:count]]
             done += found
             open_cells += [found] * (count - len(found))
     if not done:

@@ -16,7 +16,7 @@ from neuromas_jax.methods import make_method
 from neuromas_jax.train.batches import distinct_questions
 from neuromas_jax.train.evaluate import evaluate
 from neuromas_jax.train.loop import NonFinite, train
-from neuromas_jax.train.metrics import read_metrics
+from neuromas_jax.train.metrics import read_metrics, whole
 from neuromas_jax.train.run import compiled_for
 from neuromas_jax.train.search import graph_record, search
 from neuromas_jax.train.stages import load_parent, stage_runs, train_stages
@@ -90,12 +90,13 @@ def do_cell(cell: Cell, stage: str, config: Config, workdir: Path) -> None:
             raise
         logging.warning("%s: %s; this rate counts as the worst", title, error)
         write_done(folder, {"validation": 0.0, "diverged": str(error), "learning_rate": cell.learning_rate, "steps": cell.steps,
-                            "seed": cell.seed, "made_with": made_with})
+                            "seed": cell.seed, "seconds_of_last_process": round(time.perf_counter() - started, 1),
+                            "made_with": made_with})
         return
     validation = distinct_questions(run.target, "validation", None, config.training.validation_questions)
     accuracy = evaluate(answering, state.learner.bank, validation, jax.random.key(cell.seed)).accuracy
     records = read_metrics(folder)
-    tokens = {name: sum(record.get(name, 0) for record in records) for name in ("read_tokens", "tokens")}
+    tokens = {name: round(sum(whole(records, name))) for name in ("read_tokens", "tokens")}
     write_done(folder, {
         "validation": accuracy, "learning_rate": cell.learning_rate, "entropy_floor": config.objective.entropy_floor,
         "steps": cell.steps, "seed": cell.seed,

@@ -34,6 +34,6 @@ def malt_method(graph: TextGraph, total_rank: int, group: int, steps: int) -> Me
     chain = text_graph("-".join("1" * turns), length, reads)
     ranks = tuple(-(-(total_rank - role) // ROLES) for role in range(ROLES))  # as even as can be
     first = Stage(chain, tuple(range(ROLES)), ranks, steps // 2, finals=finals, objective=(("credit", SFT),))
-    second = dataclasses.replace(first, steps=steps - steps // 2, growth=Growth(), objective=(("credit", DPO),))
+    second = dataclasses.replace(first, steps=steps - steps // 2, growth=Growth(moments="fresh"), objective=(("credit", DPO),))
     tree = tuple(branches ** (ROLES - 1 - call) for call in range(ROLES))
     return Method("malt", (first, second), "malt", votes=RUNS, tree=tree)

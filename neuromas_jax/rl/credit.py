@@ -64,9 +64,9 @@ def informative(rewards: Float[Array, "*nodes B G"]) -> Bool[Array, "*nodes B"]:
     return rewards.max(axis=-1) != rewards.min(axis=-1)
 
 
-def check_credit(name: str, group: int) -> None:
+def check_credit(name: str, group: int, tree: bool = False) -> None:
     """Raises ValueError for an unknown rule, or a group of one: its rewards have no variance, so every rule would be masked."""
-    if name not in (*CREDIT, CRITIC, *TREES):
+    if name not in (*CREDIT, CRITIC, *(TREES if tree else ())):
         raise ValueError(f"credit {name!r}; allowed are {', '.join((*CREDIT, CRITIC))}")
     if group < 2 and name != CRITIC:
         raise ValueError(f"credit {name!r} leaves out questions whose episodes all earned the same, and group is {group}; "

@@ -74,3 +74,17 @@ def cut_log(path: Path, step: int) -> None:
     """Drops the log's records after `step`, and a last line that was cut off. Raises ValueError as `read_log` does."""
     kept = [record for record in read_log(path) if record["step"] <= step] if path.exists() else []
     write_records(path, kept)
+
+
+def whole(records: list[dict], field: str) -> list[float]:
+    """A field that counts up over steps, such as tokens, of every record: what the steps since the record before it took.
+
+    A record of a run that was killed and resumed counts the steps since the checkpoint alone, and a search's metrics leave out
+    the trials that lost; both are made up for at the rate of the record's own steps.
+    """
+    found, before = [], 0
+    for record in records:
+        gap = record["step"] - before
+        found.append(record.get(field, 0) * gap / record.get("steps", gap))
+        before = record["step"]
+    return found

@@ -96,7 +96,7 @@ def make_run(config: Config, family_name: str, method_name: str, learning_rate: 
 def make_stage_run(config: Config, family: FamilyConfig, method: Method, learning_rate: float | None = None) -> Run:
     """Builds and checks all parts of a method of one stage. Raises as `make_run` does."""
     objective = dataclasses.replace(config.objective, **dict(method.objective), **dict(method.stages[0].objective))
-    check_credit(objective.credit, config.rollout.group)
+    check_credit(objective.credit, config.rollout.group, bool(method.tree))
     target = make_task(family.task, **family.options)
     options = dict(method.stages[0].options)
     task = make_task(family.task, **{**family.options, **options}) if options else target

@@ -4,7 +4,7 @@
     while a bigger graph fits the calls, and steps for trials are left:
         candidates = what the signals allow
         train each for a few steps from the same parent
-        go on with the one that gained most accuracy per token that it writes, until it stalls
+        go on with the one that gained most accuracy per token that it writes, or lost least, until it stalls
 
 Everything counts: the steps of trials that lost are gone from the budget. Signals are those of the last record of
 `metrics.jsonl`: saturation (no gain over the last validations) asks for growth at all; blanked influence and the diversity of
@@ -15,19 +15,21 @@ from collections.abc import Callable, Sequence
 import dataclasses
 from pathlib import Path
 
+from absl import logging
+
 from neuromas_jax.files import write_records
 from neuromas_jax.graph import Layer, TextGraph
 from neuromas_jax.graph.growth import Deepen, Edit, Rewire, Widen, edit
 from neuromas_jax.methods import Method, Stage, family_graph
 from neuromas_jax.rl.growth import Growth
 from neuromas_jax.train import checkpoint
-from neuromas_jax.train.loop import TrainState, train
+from neuromas_jax.train.loop import NonFinite, TrainState, train
 from neuromas_jax.train.metrics import read_metrics
 from neuromas_jax.train.run import Compiled, Run, make_stage_run
 from neuromas_jax.train.stages import Parent, new_start, resumed_start
 
 USED = 0.01  # accuracy that blanking a node must cost, for its layer to be worth widening
-LOSS = 0.05  # accuracy that a trial may lose; below it the graph stays as it is
+LOSS = 0.05  # accuracy that the best trial may lose; where it loses more the graph stays as it is
 UNLABELLED = ("-", "")
 
 
@@ -145,13 +147,14 @@ def search(
             return state, compiled, parent, decisions
         # 2. A short trial of each candidate, from the same parent.
         trials = [trial(parent, one, folder, seed, number + 1, title, programs) for one in tried]
-        gains = [(accuracy - now["accuracy"]) / grown.run.method.graph.token_budget for _, grown, _, _, accuracy in trials]
-        best = max(range(len(trials)), key=gains.__getitem__, default=None)
-        taken = best is not None and trials[best][-1] >= now["accuracy"] - LOSS
+        gains = [accuracy - now["accuracy"] for *_, accuracy in trials]
+        worth = [gain / grown.run.method.graph.token_budget if gain > 0 else gain for gain, (_, grown, *_) in zip(gains, trials)]
+        best = max(range(len(trials)), key=worth.__getitem__, default=None)
+        taken = best is not None and gains[best] >= -LOSS
         decisions.append({
             "step": spent, "graph": str(graph), "accuracy": now["accuracy"], "signals": measured,
-            "trials": [{"candidate": one.name, "graph": str(grown.run.method.graph), "accuracy": accuracy, "gain_per_token": gain}
-                       for (one, grown, _, _, accuracy), gain in zip(trials, gains)],
+            "trials": [{"candidate": one.name, "graph": str(grown.run.method.graph), "accuracy": accuracy, "worth": value}
+                       for (one, grown, _, _, accuracy), value in zip(trials, worth)],
             "chosen": tried[best].name if taken else "none"})
         # 3. The winner goes on, its own steps counted in its folder; or the parent does, and nothing grows any more.
         number, before = number + 1, spent + rule.trial * (len(trials) - taken)
@@ -176,6 +179,10 @@ def trial(parent: Parent, one: Candidate, folder: Path, seed: int, number: int, 
     place = folder / f"grown{number}_{grown}_{one.name.replace(' ', '')}"
     start = resumed_start(parent, compiled, place, seed) or new_start(parent, compiled, place, seed, number)
     if checkpoint.steps(place / "checkpoints")[-1] < rule.trial:
-        train(compiled, place, seed, rule.trial, f"{title} trial {place.name}", start, 0)
+        try:
+            train(compiled, place, seed, rule.trial, f"{title} trial {place.name}", start, 0)
+        except NonFinite as error:
+            logging.warning("%s: %s; this candidate counts as the worst", place, error)
+            return one, compiled, place, start, -1.0
     accuracy = next(record["accuracy"] for record in read_metrics(place) if record["step"] == rule.trial)
     return one, compiled, place, start, accuracy
