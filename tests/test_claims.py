@@ -85,15 +85,21 @@ def test_shards_are_read():
     (dict(claims=dict(C1=dict(experiments=(), over=("direct",)))), "claims.C1.experiments is .*name one or more"),
     (dict(claims=dict(C1=dict(experiments=("growth",), over=("graph_mixed",)))),
      "C1 is about 'graph', which experiment 'growth' does not have"),
-    (dict(claims=dict(C1=dict(experiments=("rivals",), over=("debate",)))), "compares with 'debate', which none of its"),
+    (dict(claims=dict(C1=dict(experiments=("rivals",), families=1, over=("debate",)))),
+     "compares with 'debate', which none of its"),
     (dict(claims=dict(C1=dict(experiments=("rivals",), over=("grph",)))), "unknown method 'grph'"),
-    (dict(claims=dict(C1=dict(experiments=("rivals",), thresholds=dict(chess=0.5), over=("direct",)))),
+    (dict(claims=dict(C1=dict(experiments=("rivals",), thresholds=dict(chess=0.5), families=1, over=("direct",)))),
      "names the family 'chess'"),
     (dict(claims=dict(C1=dict(sayz="x"))), "sayz"),
     (dict(claims=dict(C1=dict(experiments=("rivals",)))), "claims.C1.over is empty, so there is nothing to beat"),
     (dict(claims=dict(C1=dict(experiments=("rivals",), families=0, over=("direct",)))), "claims.C1.families is 0"),
-    (dict(claims=dict(C4=dict(experiments=("shapes",), test="shapes"))), "claims.C4.pairs is .*name one pair or more"),
-    (dict(claims=dict(C4=dict(experiments=("shapes",), test="shapes", pairs=(("large", "huge"),)))),
+    (dict(claims=dict(C1=dict(experiments=("rivals",), families=3, over=("direct",)))),
+     "families is 3, and its experiments have 1"),
+    (dict(claims=dict(C6=dict(experiments=("shapes", "growth"), test="search", method="searched", families=1))),
+     "its first experiment 'shapes' does not have"),
+    (dict(claims=dict(C4=dict(experiments=("shapes",), test="shapes", families=1))),
+     "claims.C4.pairs is .*name one pair or more"),
+    (dict(claims=dict(C4=dict(experiments=("shapes",), test="shapes", families=1, pairs=(("large", "huge"),)))),
      "names the family 'huge'"),
 ])
 def test_suites_that_cannot_be_are_named(change, message):
@@ -106,6 +112,10 @@ def test_bad_input_names_the_experiment(tmp_path):
     values = SMOKE().to_dict()
     values["experiments"]["rank2"]["sedes"] = (1,)
     with pytest.raises(ValueError, match="experiment 'rank2': .*sedes"):
+        parse_suite(values)
+    values = SMOKE().to_dict()
+    values["experiments"]["rank2"]["workers"] = 2
+    with pytest.raises(ValueError, match="experiment 'rank2': config key 'workers' is 2 and would not be used"):
         parse_suite(values)
     values = SMOKE().to_dict()
     values["experiments"]["rank2"]["families"]["listops"]["buckets"] = (4,)

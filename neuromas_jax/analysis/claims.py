@@ -68,11 +68,19 @@ def check_claims(claims: Mapping[str, Claim], experiments: Mapping[str, Config])
             if claim.method in missing and claim.test != "search":
                 raise ValueError(f"claims.{name} is about {claim.method!r}, which experiment {experiment!r} does not have; "
                                  "add it to the experiment's methods")
+        if claim.test == "search" and claim.method not in experiments[claim.experiments[0]].methods:
+            raise ValueError(f"claims.{name} is about {claim.method!r}, which its first experiment {claim.experiments[0]!r} does "
+                             "not have; put the experiment with the searches first")
         for method in (*claim.over, *claim.controls):
             if not any(method in experiments[experiment].methods for experiment in claim.experiments):
                 raise ValueError(f"claims.{name} compares with {method!r}, which none of its experiments has; "
                                  "add it to the methods of one, or drop it here")
         families = {family for experiment in claim.experiments for family in experiments[experiment].families}
+        counted = {chosen.task for one in claim.experiments for chosen in experiments[one].families.values()} if (
+            claim.test == "shapes") else families
+        if claim.families > len(counted):
+            raise ValueError(f"claims.{name}.families is {claim.families}, and its experiments have {len(counted)}; no claim "
+                             "could hold on more")
         for field, named in (("thresholds", claim.thresholds), ("pairs", [one for pair in claim.pairs for one in pair])):
             for family in named:
                 if family not in families:

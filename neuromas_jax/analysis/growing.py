@@ -140,7 +140,8 @@ def ratio(spans: dict[str, list], method: str, rivals: list[str], budget: int) -
     ours = spans.get(method, [])
     if not ours or any(span is None for span in ours):
         return False, "It did not reach the threshold with every seed." if ours else ""
-    capped = {rival: [budget if span is None else span for span in spans[rival]] for rival in rivals if spans.get(rival)}
+    capped = {rival: [budget if span is None else span for span in spans[rival]]
+              for rival in rivals if len(spans.get(rival, ())) == len(ours)}
     if not capped:
         return False, ""
     best = min(capped, key=lambda rival: np.mean(capped[rival]))
@@ -159,7 +160,7 @@ def learned(found: Sequence[Outcome], family: str, method: str) -> list[str]:
             lineage = cell.done.get("lineage", [])
             rows.append([outcome.name, seed, *(f"{percent(one['before'])} → {percent(one['after'])}" for one in lineage),
                          percent(cell.done["validation"])])
-    if not rows or len(rows[0]) < 4:
+    if not rows or len(rows[0]) < 4 or len({len(row) for row in rows}) > 1:  # nothing grew, or each in its own way
         return []
     graphs = [one["graph"] for one in lineage]
     return ["Validation accuracy on the target right before and right after each growth, which is carried, and at the "

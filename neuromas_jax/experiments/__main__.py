@@ -3,7 +3,7 @@
     python -m neuromas_jax.experiments --config=configs/claims.py --workdir=runs/claims [--shard=0/1]
 
 The same command goes on where it stopped. `--shard=i/n` does every n-th part; shards on machines that share no disk are put
-together by copying their workdirs into one and running the command once more, which only judges what is there.
+together by copying their workdirs into one and running the command once more, which does what is missing and judges the whole.
 """
 
 import os

@@ -62,6 +62,9 @@ def parse_suite(values: Mapping) -> Suite:
     for name, one in values["experiments"].items():
         try:
             experiments[name] = parse(one)
+            if experiments[name].workers != 1:
+                raise ValueError(f"config key 'workers' is {experiments[name].workers} and would not be used: processes that are "
+                                 "started with the same shard and workdir share a suite's work; drop it")
         except ValueError as error:
             raise ValueError(f"experiment {name!r}: {error}") from error
     claims = {name: section(Claim, one, f"claims.{name}") for name, one in values.get("claims", {}).items()}
