@@ -90,6 +90,27 @@ def growth15(backbone: str):
     )
 
 
+def sizes():
+    """Graphs of 7, 15 and 31 nodes grown along one way, on questions that are one level too deep for the smallest."""
+    def level(depth):
+        return only(depth, held_out_depth=6, uneven=True)
+
+    wide, target = dict(FRONT, place="middle"), dict(ARITHMETIC, buckets=(26, 40), options=level(5))
+    start = (dict(topology="2-1", steps=10, options=level(2)), dict(topology="2-2-1", steps=10, options=level(3), growth=FRONT))
+    deeper = (*start, dict(topology="2-2-2-1", steps=10, options=level(4), growth=FRONT),
+              dict(topology="2-2-2-2-1", steps=15, growth=FRONT))
+    return dict(
+        backbone="embedded",
+        families=dict(
+            nodes7=dict(target, topology="2-2-2-1", stages=(*start, dict(steps=75, growth=FRONT))),
+            nodes15=dict(target, topology="4-4-4-2-1", stages=(*deeper, dict(steps=50, growth=wide))),
+            nodes31=dict(target, topology="8-8-8-6-1", stages=(
+                *deeper, dict(topology="4-4-4-2-1", steps=25, growth=wide), dict(steps=25, growth=wide)))),
+        prompt=HEIGHT, methods=("grown",), seeds=SEEDS["three"], sweep=dict(learning_rates=(2e-3, 5e-3), seed=100),
+        training=dict(evaluate_every=5, influence_every=1000, checkpoint_every=50),
+    )
+
+
 def grid(base: dict, *topologies: str, reads: tuple = ()) -> dict:
     """Families of one task that differ in the graph alone; those in `reads` also with every layer reading all before it."""
     found = {f"{base['task']}_{topology}": dict(base, topology=topology) for topology in topologies}
@@ -147,7 +168,7 @@ noisier."""
 EXPERIMENTS = dict(
     growth=growth("embedded", "grown_anew"), growth_seed1=growth("results/backbones/seed1"),
     growth15=growth15("embedded"), growth15_seed1=growth15("results/backbones/seed1"),
-    rivals=rivals(), tagged=tagged(), shapes=shapes(), searched=searched(),
+    rivals=rivals(), tagged=tagged(), shapes=shapes(), searched=searched(), sizes=sizes(),
     rank1=parameters(1), rank4=parameters(4), rank16=parameters(16),
 )
 CLAIMS = dict(
@@ -169,6 +190,9 @@ CLAIMS = dict(
             ("listops_4-2-1_all", "listops_4-2-1"),
             ("arithmetic_2-2-2-1", "arithmetic_6-1"), ("arithmetic_1-1-1", "arithmetic_1"), ("arithmetic_6-1", "arithmetic_2-1"),
             ("arithmetic_2-2-2-1_all", "arithmetic_2-2-2-1"))),
+    sizes=dict(
+        says="Grown graphs of 15 and of 31 nodes are better than their parent of 7.", test="shapes", experiments=("sizes",),
+        method="grown", families=1, pairs=(("nodes15", "nodes7"), ("nodes31", "nodes7"))),
     search=dict(
         says="Automated growth is at least as accurate as the best hand-set graph of as many calls.", test="search",
         experiments=("searched", "shapes"), method="searched"),
