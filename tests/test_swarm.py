@@ -83,6 +83,7 @@ def test_log_probability_of_edges(program):
     episodes = run(program, bank_of(np.log(3.0) * np.ones((3, 3))))  # p = 0.75
     found = edge_log_prob(program, 2, jnp.full((3, 3), jnp.log(3.0)), episodes[2])
     heard = np.asarray(episodes[2].heard)
+    assert 0.6 < heard.mean() < 0.9
     np.testing.assert_allclose(found, np.where(heard, np.log(0.75), np.log(0.25)).sum(-1), rtol=1e-5)
     assert not np.asarray(edge_log_prob(program, 0, jnp.zeros((3, 3)), episodes[0])).any()
 
