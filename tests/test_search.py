@@ -12,14 +12,14 @@ from neuromas_jax.experiments.cells import Cell, identity, read_done
 from neuromas_jax.experiments.evaluation import plan_evaluation
 from neuromas_jax.experiments.run import run_experiment
 from neuromas_jax.experiments.training import do_cell
-from neuromas_jax.graph import text_graph
+from neuromas_jax.graph import graph_of, text_graph
 from neuromas_jax.graph.growth import edit
 from neuromas_jax.methods import make_method
 from neuromas_jax.tasks import Task, Verdict
 from neuromas_jax.train import loop, run as train_run, search
 from neuromas_jax.train.metrics import read_metrics
 from neuromas_jax.train.run import Parts
-from neuromas_jax.train.search import candidates, graph_of, graph_record, signals
+from neuromas_jax.train.search import candidates, signals
 from tests.tiny import tiny_config, tokenizer
 
 
@@ -81,7 +81,7 @@ def test_signals_are_the_least_influence_and_the_share_of_own_labels():
 
 def test_graphs_travel_as_json():
     graph = text_graph("2-2-1", 2, ((), (0,), (0, 1)), "all", (None, ((True, False), (True, True)), None))
-    assert graph_of(json.loads(json.dumps(graph_record(graph)))) == graph
+    assert graph_of(json.loads(json.dumps(dataclasses.asdict(graph)["layers"]))) == graph
 
 
 def go(config, workdir):

@@ -8,8 +8,8 @@ from scipy import stats
 
 from neuromas_jax.analysis import claim_plots as plots
 from neuromas_jax.analysis.outcomes import Outcome, Trained
-from neuromas_jax.analysis.plots import UNLABELLED
 from neuromas_jax.analysis.report import table
+from neuromas_jax.train.evaluate import UNLABELLED
 
 SIGNALS = {
     "entropy": "mean entropy of a message token, nats, over all nodes but the readout",

@@ -9,6 +9,7 @@ import numpy as np
 
 from neuromas_jax.analysis.pooling import SetResults
 from neuromas_jax.graph import TextGraph
+from neuromas_jax.train.evaluate import UNLABELLED
 
 COLOURS = {
     "graph": "#0072B2", "graph_shared_adapter": "#009E73", "single_equal_parameters": "#E69F00", "single_equal_tokens": "#CC79A7",
@@ -19,7 +20,6 @@ COLOURS = {
 }
 LABEL_COLOURS = ("#56B4E9", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#F0E442", "#0072B2", "#A6761D", "#B2A1E0", "#7FC97F")
 REST = "#BBBBBB"
-UNLABELLED = {"-": "empty", "": "bare"}  # a message with no word in it; one with a value and no label
 MOST_PANELS, MOST_COLUMNS = 6, 9
 
 

@@ -9,13 +9,14 @@ import jax
 from neuromas_jax.config import Config, training_steps
 from neuromas_jax.experiments.adapters import load_adapters
 from neuromas_jax.experiments.cells import Cell, claim, identity, read_done, source_folder, write_done
+from neuromas_jax.graph import graph_of
 from neuromas_jax.methods import make_method
 from neuromas_jax.tasks import FileTask, Question, bbh_task, make_task
 from neuromas_jax.tasks.shallow import bar, majority
 from neuromas_jax.train.batches import distinct_questions
 from neuromas_jax.train.evaluate import evaluate
 from neuromas_jax.train.run import Compiled, Run, compiled_for, make_run
-from neuromas_jax.train.search import graph_of, searched_run
+from neuromas_jax.train.search import searched_run
 
 SPENT = ("learning_rate", "entropy_floor", "samples", "generated_tokens", "flops")  # of a cell's done.json
 

@@ -1,5 +1,6 @@
 """Trained cells: each is trained once, by whichever process takes it."""
 
+import dataclasses
 from pathlib import Path
 import resource
 import sys
@@ -18,7 +19,7 @@ from neuromas_jax.train.evaluate import evaluate
 from neuromas_jax.train.loop import NonFinite, train
 from neuromas_jax.train.metrics import read_metrics, whole
 from neuromas_jax.train.run import compiled_for
-from neuromas_jax.train.search import graph_record, search
+from neuromas_jax.train.search import search
 from neuromas_jax.train.stages import load_parent, stage_runs, train_stages
 
 
@@ -77,7 +78,7 @@ def do_cell(cell: Cell, stage: str, config: Config, workdir: Path) -> None:
         found = {}
         if cell.method == "searched":
             state, answering, spent, decisions = search(run, folder, cell.seed, cell.steps, title, compiled_for)
-            run, found = answering.run, {"search": decisions, "graph": graph_record(answering.run.method.graph)}
+            run, found = answering.run, {"search": decisions, "graph": dataclasses.asdict(answering.run.method.graph)["layers"]}
         elif len(runs) > 1 or stored:
             parent = load_parent(stored, runs[0], compiled_for) if stored else None
             planned = sum(stage.steps for stage in make_method(cell.method, config, config.families[cell.family]).stages)

@@ -262,3 +262,16 @@ def node_slots(graph: TextGraph, sharing: str | Sequence[int] = "per_node") -> t
     if sorted(set(slots)) != list(range(max(slots) + 1)):
         raise ValueError(f"the slot map {slots} leaves slots out; number them 0 to {len(set(slots)) - 1}")
     return slots
+
+
+def graph_of(layers: Sequence[dict]) -> TextGraph:
+    """The graph whose layers were stored as JSON, as `dataclasses.asdict(graph)["layers"]` has them.
+
+    Raises:
+      TypeError, ValueError: they are no layers of a graph.
+    """
+    return TextGraph(tuple(Layer(**{name: _tuples(value) for name, value in layer.items()}) for layer in layers))
+
+
+def _tuples(value):
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value

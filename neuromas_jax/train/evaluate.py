@@ -212,3 +212,4 @@ def states(text: str, known: frozenset) -> bool:
 
 
 VALUES = frozenset(["True", "False", "Yes", "No"])
+UNLABELLED = {"-": "empty", "": "bare"}  # in place of a label: a message with no word in it; one with a value and no label

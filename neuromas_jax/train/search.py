@@ -18,11 +18,12 @@ from pathlib import Path
 from absl import logging
 
 from neuromas_jax.files import write_records
-from neuromas_jax.graph import Layer, TextGraph
+from neuromas_jax.graph import TextGraph
 from neuromas_jax.graph.growth import Deepen, Edit, Rewire, Widen, edit
 from neuromas_jax.methods import Method, Stage, family_graph
 from neuromas_jax.rl.growth import Growth
 from neuromas_jax.train import checkpoint
+from neuromas_jax.train.evaluate import UNLABELLED
 from neuromas_jax.train.loop import NonFinite, TrainState, train
 from neuromas_jax.train.metrics import read_metrics
 from neuromas_jax.train.run import Compiled, Run, make_stage_run
@@ -30,7 +31,6 @@ from neuromas_jax.train.stages import Parent, new_start, resumed_start
 
 USED = 0.01  # accuracy that blanking a node must cost, for its layer to be worth widening
 LOSS = 0.05  # accuracy that the best trial may lose; where it loses more the graph stays as it is
-UNLABELLED = ("-", "")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,20 +85,6 @@ def candidates(graph: TextGraph, calls: int, measured: Sequence[dict]) -> list[C
     return found
 
 
-def graph_record(graph: TextGraph) -> list[dict]:
-    """A graph as plain JSON; `graph_of` reads it."""
-    return [dataclasses.asdict(layer) for layer in graph.layers]
-
-
-def graph_of(record: Sequence[dict]) -> TextGraph:
-    """The graph of `graph_record`, after JSON."""
-    return TextGraph(tuple(Layer(**{name: _tuples(value) for name, value in layer.items()}) for layer in record))
-
-
-def _tuples(value):
-    return tuple(map(_tuples, value)) if isinstance(value, list) else value
-
-
 def searched_run(like: Run, graph: TextGraph, growth: Growth | None = None) -> Run:
     """A run of the method "searched" with this graph, a slot per node; `growth` if it grew out of another one."""
     ranks = (like.config.adapters.rank,) * graph.size
@@ -141,11 +127,11 @@ def search(
         write_records(folder / "metrics.jsonl", joined)
         parent = Parent(compiled, state.learner, int(state.cursor), spent * batch, start.lineage if start else [],
                         f"{place.name}/step_{done:06d}")
-        measured = signals(graph, now)
-        tried = candidates(graph, calls, measured)[: max(0, (growing - spent) // rule.trial)]
         if last:
             return state, compiled, parent, decisions
         # 2. A short trial of each candidate, from the same parent.
+        measured = signals(graph, now)
+        tried = candidates(graph, calls, measured)[: max(0, (growing - spent) // rule.trial)]
         trials = [trial(parent, one, folder, seed, number + 1, title, programs) for one in tried]
         gains = [accuracy - now["accuracy"] for *_, accuracy in trials]
         worth = [gain / grown.run.method.graph.token_budget if gain > 0 else gain for gain, (_, grown, *_) in zip(gains, trials)]

@@ -11,7 +11,7 @@ import numpy as np
 
 from neuromas_jax.config import Config
 from neuromas_jax.files import write_records
-from neuromas_jax.graph import Layer, TextGraph
+from neuromas_jax.graph import TextGraph, graph_of
 from neuromas_jax.graph.growth import Edit, Grown, edit, plan
 from neuromas_jax.methods import Method, Stage, make_method
 from neuromas_jax.rl import LearnerState
@@ -283,8 +283,7 @@ def read_stored(run: Run, folder: Path) -> Stored:
     place = folder / f"step_{step:06d}"
     try:
         graph = stored["graph"]
-        layers = tuple(Layer(**{name: _tuples(value) for name, value in layer.items()}) for layer in graph["layers"])
-        stage = Stage(TextGraph(layers), _tuples(graph["slots"]), _tuples(graph["ranks"]))
+        stage = Stage(graph_of(graph["layers"]), tuple(graph["slots"]), tuple(graph["ranks"]))
         lineage, config = stored["lineage"], stored["config"]
         batch = config["rollout"]["questions"] * config["rollout"]["group"]
         had = {"backbone": stored["backbone"], "adapters": config["adapters"], "prompt": config["prompt"]}
@@ -301,7 +300,3 @@ def read_stored(run: Run, folder: Path) -> Stored:
     method = Method("graph", (stage,), "graph")
     return Stored(make_stage_run(run.config, run.family, method, run.optimizer.learning_rate), folder, step, samples, lineage,
                   checkpoint.fingerprint({**stored, "step": step}))
-
-
-def _tuples(value):
-    return tuple(map(_tuples, value)) if isinstance(value, list) else value
