@@ -159,11 +159,11 @@ new nodes say from the first step on; tags count layers from the readout, so the
 rate, since nothing else moves under them, and carried slots go on at a fifth of it. Zero-B with one rate of 2e-3 for all got
 there as well on ListOps, 15 to 25 steps later. Holding carried slots, for one new node at a time or for a whole layer until the
 end, was worse. What growth did not help in pilots: strings, where the whole graph on mixed depths is faster; modular trees,
-where all new nodes must be right at once; ListOps from 7 to 15 nodes at 4 levels, where eight new nodes at once get no signal
-(18 to 25 % in 80 steps); and arithmetic on nine nodes (2-2-2-2-1, 60 steps): in a sweep of rates and floors on seed 100 that was
-broken off, grown ended at 53.9 % (best of 8 trials) and the whole graph on mixed depths at 48.4 % (best of 7). With fifteen nodes
+where all new nodes must be right at once; ListOps from 7 to 15 nodes at 4 levels, where eight new nodes at once get too little
+signal; and arithmetic on nine nodes (2-2-2-2-1, 60 steps): in a sweep of rates and floors on seed 100 that was
+broken off, grown ended at 53.9 % (best of 8 trials) and the whole graph on mixed depths at 48.4 % (best of 8). With fifteen nodes
 the latter fell behind there (41.4 % against 73 % after 70 steps): more nodes must settle at once, and the credit of each is
-noisier."""
+noisier. What is kept of these pilots, with configs, is in `results/pilots`."""
 
 EXPERIMENTS = dict(
     growth=growth("embedded", "grown_anew"), growth_seed1=growth("results/backbones/seed1"),
