@@ -12,11 +12,12 @@ from pathlib import Path
 import os
 import signal
 import sys
-import traceback
 
 from absl import app, flags, logging
 import jax
 from ml_collections import config_flags
+
+from neuromas_jax.command import parse_flags, use_compilation_cache
 
 _CONFIG = config_flags.DEFINE_config_file(  # any key may be given, set by the file or not; `config.parse` knows the allowed ones
     "config", "configs/quickstart.py", "The experiment, as an ml_collections file.",
@@ -24,24 +25,6 @@ _CONFIG = config_flags.DEFINE_config_file(  # any key may be given, set by the f
 _WORKDIR = flags.DEFINE_string("workdir", "runs/quickstart", "Where everything is written; a second call goes on there.")
 _WORKER = flags.DEFINE_integer("worker", 0, "Number of this process; set by the first one for those it starts.")
 _CACHE = flags.DEFINE_string("compilation_cache", "~/.cache/neuromas_jax/xla", "Folder of compiled programs; empty for none.")
-
-
-def parse_flags(arguments):
-    """Flags as `app.run` reads them, with a clear end where the config file is missing or an override names a section that it
-    does not set."""
-    try:
-        return app.parse_flags_with_usage(arguments)
-    except OSError as error:
-        print(f"error: the config cannot be read: {error}; give --config a Python file such as configs/quickstart.py",
-              file=sys.stderr)
-        sys.exit(2)
-    except (AttributeError, KeyError) as error:
-        files = {os.path.basename(frame.filename) for frame in traceback.extract_tb(error.__traceback__)}
-        if any(os.path.basename(word.split("=")[-1]) in files for word in arguments if word.endswith(".py")):
-            raise  # a mistake in the file itself: its lines say more
-        print(f"error: a --config.section.key flag names the section {error}, which the config file does not set; "
-              "set it there first, such as config.objective = dict(credit='grpo')", file=sys.stderr)
-        sys.exit(2)
 
 
 def backend() -> str:
@@ -93,9 +76,7 @@ def main(arguments):
 
     if len(arguments) > 1:
         raise app.UsageError(f"unknown arguments {arguments[1:]}; give --config, --workdir, or --config.name=value")
-    if _CACHE.value:
-        jax.config.update("jax_compilation_cache_dir", os.path.expanduser(_CACHE.value))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    use_compilation_cache(_CACHE.value)
     workdir = Path(_WORKDIR.value).expanduser()
     try:
         if not _WORKDIR.value:

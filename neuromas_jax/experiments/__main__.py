@@ -6,13 +6,14 @@ The same command goes on where it stopped. `--shard=i/n` does every n-th part; s
 together by copying their workdirs into one and running the command once more, which does what is missing and judges the whole.
 """
 
-import os
 from pathlib import Path
 import sys
 
 from absl import app, flags, logging
 import jax
 from ml_collections import config_flags
+
+from neuromas_jax.command import parse_flags, use_compilation_cache
 
 _CONFIG = config_flags.DEFINE_config_file("config", "configs/claims.py", "The suite, an ml_collections file.", lock_config=False)
 _WORKDIR = flags.DEFINE_string("workdir", "runs/claims", "Where everything is written; a second call goes on there.")
@@ -25,9 +26,7 @@ def main(arguments):
 
     if len(arguments) > 1:
         raise app.UsageError(f"unknown arguments {arguments[1:]}; give --config, --workdir, --shard, or --config.name=value")
-    if _CACHE.value:
-        jax.config.update("jax_compilation_cache_dir", os.path.expanduser(_CACHE.value))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    use_compilation_cache(_CACHE.value)
     workdir = Path(_WORKDIR.value).expanduser()
     try:
         shard = parse_shard(_SHARD.value)
@@ -49,4 +48,4 @@ def main(arguments):
 
 
 if __name__ == "__main__":
-    app.run(main)
+    app.run(main, flags_parser=parse_flags)
