@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from neuromas_jax.backbone.decoder import LINEAR_SITES
+from neuromas_jax.backbone.architecture import LINEAR_SITES
 from neuromas_jax.rl.growth import Growth
 from neuromas_jax.rl.objective import Objective
 from neuromas_jax.rl.update import Optimizer

@@ -7,7 +7,8 @@ import pytest
 
 from neuromas_jax.backbone import init_backbone
 from neuromas_jax.backbone.adapters import bank_parameters, default_merge, init_bank, merge, take_slots
-from neuromas_jax.backbone.decoder import LINEAR_SITES, SAME_INPUT, UNROLL
+from neuromas_jax.backbone.architecture import LINEAR_SITES, SAME_INPUT
+from neuromas_jax.backbone.decoder import UNROLL
 from neuromas_jax.rollout.sampler import reader
 from tests.tiny import random_bank, tiny_config
 

@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 
 from neuromas_jax.backbone import DecoderConfig, check_vocabulary, init_backbone, load_backbone, load_config, save_backbone
 
-GOLDEN = pathlib.Path(__file__).parent / "golden" / "qwen3"
+GOLDEN = pathlib.Path(__file__).parent / "golden" / "decoders"
 CONFIG = DecoderConfig(vocab_size=11, hidden_size=6, intermediate_size=10, num_hidden_layers=2, num_attention_heads=2,
                        num_key_value_heads=1, head_dim=4, rope_theta=1e4)
 
@@ -22,12 +22,12 @@ CONFIG = DecoderConfig(vocab_size=11, hidden_size=6, intermediate_size=10, num_h
 @pytest.fixture
 def folder(tmp_path):
     """A sound folder to spoil."""
-    return pathlib.Path(shutil.copytree(GOLDEN / "tied", tmp_path / "model"))
+    return pathlib.Path(shutil.copytree(GOLDEN / "qwen3", tmp_path / "model"))
 
 
 @pytest.fixture
 def shards(tmp_path):
-    return pathlib.Path(shutil.copytree(GOLDEN / "untied", tmp_path / "shards"))
+    return pathlib.Path(shutil.copytree(GOLDEN / "qwen3_untied", tmp_path / "shards"))
 
 
 def edit_config(folder, drop=(), **changes):
@@ -85,7 +85,7 @@ def test_extra_fields_are_written(tmp_path):
 
 def test_tied_head_stored_twice_is_accepted(folder):
     edit_weights(folder, lambda tensors: tensors.update({"lm_head.weight": tensors["model.embed_tokens.weight"]}))
-    assert_same(load_backbone(folder), load_backbone(GOLDEN / "tied"))
+    assert_same(load_backbone(folder), load_backbone(GOLDEN / "qwen3"))
 
 
 def test_interrupted_save_keeps_the_former_weights(folder, monkeypatch):
@@ -127,9 +127,18 @@ BAD = {
     "uneven heads": (lambda f: edit_config(f, num_key_value_heads=3), ValueError, ["num_attention_heads is 4", "(3)"]),
     "odd head": (lambda f: edit_config(f, head_dim=15), ValueError, ["head_dim is 15", "even"]),
     "other activation": (lambda f: edit_config(f, hidden_act="gelu"), ValueError, ["hidden_act", "'gelu'", "'silu'"]),
-    "biases": (lambda f: edit_config(f, attention_bias=True), ValueError, ["attention_bias is True"]),
-    "sliding window": (lambda f: edit_config(f, use_sliding_window=True), ValueError, ["use_sliding_window"]),
-    "other layers": (lambda f: edit_config(f, layer_types=["sliding_attention"] * 2), ValueError, ["sliding_attention"]),
+    "biases that are not stored": (lambda f: edit_config(f, attention_bias=True), ValueError, ["k_proj.bias", "lack"]),
+    "windows switched off": (lambda f: edit_config(f, layer_types=["sliding_attention"] * 2),
+                             ValueError, ["sliding_attention", "use_sliding_window is off"]),
+    "other layers": (lambda f: edit_config(f, layer_types=["linear_attention"] * 2), ValueError, ["'linear_attention'"]),
+    "too few layer types": (lambda f: edit_config(f, layer_types=["full_attention"]), ValueError, ["1 entries", "must be 2"]),
+    "window of zero": (lambda f: edit_config(f, use_sliding_window=True, sliding_window=0, max_window_layers=0,
+                                             layer_types=None), ValueError, ["sliding_window is 0"]),
+    "model of images": (lambda f: edit_config(f, model_type="gemma3"), ValueError, ["gemma3_text", "images"]),
+    "soft caps": (lambda f: edit_config(f, final_logit_softcapping=30.0), ValueError, ["final_logit_softcapping is 30.0"]),
+    "scaling without a factor": (
+        lambda f: edit_config(f, rope_parameters={"rope_type": "llama3", "rope_theta": 1e4, "factor": 8.0}),
+        ValueError, ["low_freq_factor", "llama3"]),
     "scaled positions": (lambda f: edit_config(f, rope_parameters={"rope_type": "yarn", "rope_theta": 1e4}),
                          ValueError, ["'yarn'"]),
     "no theta": (lambda f: edit_config(f, drop=["rope_parameters"]), ValueError, ["rope_theta is None"]),

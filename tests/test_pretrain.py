@@ -15,7 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from neuromas_jax.backbone.decoder import DecoderConfig, init_backbone
+from neuromas_jax.backbone.architecture import DecoderConfig
+from neuromas_jax.backbone.decoder import init_backbone
 from neuromas_jax.backbone.huggingface import load_backbone
 from neuromas_jax.pretrain.batches import DROPPED_ROWS, WRITTEN_ROWS, BatchMaker, QuestionSource, ahead, deeper, pack_documents
 from neuromas_jax.pretrain.documents import SKILLS, DocumentWriter, Mixture, corrupt

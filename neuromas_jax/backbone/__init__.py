@@ -3,7 +3,7 @@
 import importlib
 
 _PLACES = {
-    "Backbone": "decoder", "Decoder": "decoder", "DecoderConfig": "decoder", "KV": "decoder", "init_backbone": "decoder",
+    "Backbone": "decoder", "Decoder": "decoder", "DecoderConfig": "architecture", "KV": "decoder", "init_backbone": "decoder",
     "check_vocabulary": "huggingface", "load_backbone": "huggingface", "load_config": "huggingface",
     "save_backbone": "huggingface",
 }

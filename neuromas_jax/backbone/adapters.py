@@ -11,7 +11,8 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from neuromas_jax.backbone.decoder import LINEAR_SITES, SAME_INPUT, UNROLL, Backbone, DecoderConfig, Merged
+from neuromas_jax.backbone.architecture import LINEAR_SITES, SAME_INPUT, DecoderConfig
+from neuromas_jax.backbone.decoder import UNROLL, Backbone, Merged
 
 Bank = dict[str, dict[str, jax.Array]]
 Adapters = Bank | tuple[Merged, ...]

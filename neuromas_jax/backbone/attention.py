@@ -15,19 +15,21 @@ from neuromas_jax.backbone.norm import row_sum
 
 MASKED = -1e30  # finite, so that a row that may look nowhere (padding) gives numbers, never nan
 
-Block = tuple[Float[Array, "_B _g _K _H _S"], Float[Array, "_B _g _K _S _H"], Bool[Array, "_B _g _t _S"]]
+Block = tuple[Float[Array, "_B _g _K _H _S"], Float[Array, "_B _g _K _S _H"], Bool[Array, "_B _m _t _S"]]
 """Keys `[B, g, K, H, S]`, values `[B, g, K, S, H]`, and which of them each query may look at `[B, g, t, S]`.
 
-`g` is the group or 1, `t` the queries or 1.
+`g` is the group or 1, also for the mask of a block that is shared; `t` the queries or 1.
 """
 
 
-def attend(q: Float[Array, "B G Q T H"], blocks: list[Block]) -> Float[Array, "B G Q T H"]:
+def attend(q: Float[Array, "B G Q T H"], blocks: list[Block], scale: float | None = None) -> Float[Array, "B G Q T H"]:
     """Attention of `Q` query heads over blocks of `K` key heads each; query head `i` reads key head `i // (Q / K)`.
+
+    `scale` is what scores are multiplied by, `H ** -0.5` by default.
 
     >>> attend(q, [(shared_k, shared_v, valid[:, :, None]), (k, v, causal)])   # a prompt read once, then the episodes' own tokens
     """
-    kv_heads, scale = blocks[0][0].shape[2], jnp.asarray(q.shape[-1] ** -0.5, q.dtype)
+    kv_heads, scale = blocks[0][0].shape[2], jnp.asarray(q.shape[-1] ** -0.5 if scale is None else scale, q.dtype)
     rows = (q * scale).reshape(*q.shape[:2], kv_heads, -1, q.shape[-1])  # [B, G, K, r T, H]: heads of one key head side by side
     return _attend(rows, tuple(blocks)).reshape(q.shape)
 
@@ -56,8 +58,10 @@ def _scores(q: Array, block: Block) -> Float[Array, "B g K X S"]:
     enter, _ = _split(q, block)
     scores = jnp.einsum("bgkxh,bgkhs->bgkxs", enter(q), k, preferred_element_type=jnp.float32)
     # One mask row serves the r query heads of a key head, and every episode that has none of its own.
-    seen = scores.reshape(*scores.shape[:3], -1, mask.shape[2], mask.shape[3])
-    return jnp.where(mask[:, :, None, None], seen, MASKED).reshape(scores.shape)
+    own = mask.shape[1] // k.shape[1]  # episodes that look at a shared block each in their own way, else 1
+    seen = scores.reshape(*scores.shape[:3], own, -1, *mask.shape[2:])
+    mask = mask.reshape(mask.shape[0], k.shape[1], 1, own, 1, *mask.shape[2:])
+    return jnp.where(mask, seen, MASKED).reshape(scores.shape)
 
 
 @jax.custom_vjp

@@ -1,4 +1,4 @@
-"""A decoder-only transformer of the Qwen3 kind, read by many adapters at once.
+"""A decoder-only transformer, read by many adapters at once. What families of models differ in is data (`architecture.py`).
 
 `Decoder` is a Flax NNX module that holds parameters and has a pure `__call__`. The rest of the project sees `Backbone`: the
 same parameters as a plain pytree with the sizes as static data, so that `jit`, `vmap`, `grad` and Orbax take it as it is.
@@ -17,52 +17,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 import numpy as np
 
+from neuromas_jax.backbone.architecture import LINEAR_SITES, SAME_INPUT, DecoderConfig, Kind
 from neuromas_jax.backbone.attention import attend
 from neuromas_jax.backbone.norm import rms_norm
+from neuromas_jax.backbone.rotary import rotary_angles, rotate
 
+ACTIVATIONS = {"silu": jax.nn.silu, "gelu_pytorch_tanh": jax.nn.gelu}  # the latter by its default, the tanh approximation
 UNROLL = 12  # so few layers are written out, not scanned: each then keeps a cache array of its own, which nothing slices
-LINEAR_SITES = ("q", "k", "v", "o", "gate", "up", "down")
-SAME_INPUT = (("q", "k", "v"), ("o",), ("gate", "up"), ("down",))
-
-
-@dataclasses.dataclass(frozen=True)
-class DecoderConfig:
-    """Sizes of a decoder, with the names of a Hugging Face `config.json`."""
-
-    vocab_size: int
-    hidden_size: int
-    intermediate_size: int
-    num_hidden_layers: int
-    num_attention_heads: int
-    num_key_value_heads: int
-    head_dim: int
-    rms_norm_eps: float = 1e-6
-    rope_theta: float = 1_000_000.0
-    tie_word_embeddings: bool = True
-    model_type: str = "qwen3"
-    dtype: str = "float32"
-
-    def site_shape(self, site: str) -> tuple[int, int]:
-        """(in, out) of a linear site, one of `LINEAR_SITES`."""
-        width, queries = self.hidden_size, self.num_attention_heads * self.head_dim
-        keys, inner = self.num_key_value_heads * self.head_dim, self.intermediate_size
-        return {
-            "q": (width, queries), "k": (width, keys), "v": (width, keys), "o": (queries, width),
-            "gate": (width, inner), "up": (width, inner), "down": (inner, width),
-        }[site]
-
-    def training_flops(self, read: int, written: int) -> float:
-        """Floating point operations of sampling and one policy gradient step: linear maps and vocabulary head alone.
-
-        Two per weight and token for the sampler, two for the learner's pass and two for its way back, since frozen weights need
-        no gradient of their own. Attention, adapters and norms are left out: a few percent where messages are short.
-
-        Args:
-          read: prompt tokens; a block that a group shares counts once.
-          written: message tokens, the only ones that meet the head.
-        """
-        linear = self.num_hidden_layers * sum(fan_in * fan_out for fan_in, fan_out in map(self.site_shape, LINEAR_SITES))
-        return 6.0 * (linear * (read + written) + self.vocab_size * self.hidden_size * written)
 
 
 @jax.tree_util.register_dataclass
@@ -125,17 +86,18 @@ class DecoderLayers(nnx.Module):
     """All decoder layers, stacked on a leading axis `L`."""
 
     def __init__(self, config: DecoderConfig, rngs: nnx.Rngs):
-        depth, width, dtype = config.num_hidden_layers, config.hidden_size, jnp.dtype(config.dtype)
+        depth, dtype = config.num_hidden_layers, jnp.dtype(config.dtype)
         for site in LINEAR_SITES:
             fan_in, fan_out = config.site_shape(site)
             draw = jax.random.normal(rngs.params(), (depth, fan_in, fan_out), jnp.float32) * fan_in**-0.5
             setattr(self, site, nnx.Param(draw.astype(dtype)))
-        for name, size in (("q_norm", config.head_dim), ("k_norm", config.head_dim), ("attn_norm", width), ("mlp_norm", width)):
-            setattr(self, name, nnx.Param(jnp.ones((depth, size), dtype)))
+        for name, size in config.vectors.items():
+            one = 0.0 if name.endswith("_bias") or config.norm_from_one else 1.0
+            setattr(self, name, nnx.Param(jnp.full((depth, size), one, dtype)))
+        self.names = (*LINEAR_SITES, *config.vectors)
 
     def stacked(self) -> dict[str, Array]:
-        names = (*LINEAR_SITES, "q_norm", "k_norm", "attn_norm", "mlp_norm")
-        return {name: getattr(self, name)[...] for name in names}
+        return {name: getattr(self, name)[...] for name in self.names}
 
 
 class Decoder(nnx.Module):
@@ -146,7 +108,7 @@ class Decoder(nnx.Module):
         shape, dtype = (config.vocab_size, config.hidden_size), jnp.dtype(config.dtype)
         self.embed = nnx.Param((jax.random.normal(rngs.params(), shape, jnp.float32) * 0.02).astype(dtype))
         self.layers = DecoderLayers(config, rngs)
-        self.final_norm = nnx.Param(jnp.ones((config.hidden_size,), dtype))
+        self.final_norm = nnx.Param(jnp.full((config.hidden_size,), 0.0 if config.norm_from_one else 1.0, dtype))
         if not config.tie_word_embeddings:
             head = jax.random.normal(rngs.params(), shape[::-1], jnp.float32) * config.hidden_size**-0.5
             self.lm_head = nnx.Param(head.astype(dtype))
@@ -159,13 +121,17 @@ class Decoder(nnx.Module):
         at, columns = 0, valid  # of this block: where it begins, and which columns are real
         if cache is not None:
             at, columns = cache.at, jax.lax.dynamic_update_slice_in_dim(cache.block.valid, valid, cache.at, axis=2)
-        longest = sum(block.valid.shape[-1] for block in past) + columns.shape[-1]
-        cos, sin = rotary_angles(positions, longest, config.head_dim, config.rope_theta)
-        causal = (jnp.arange(columns.shape[-1]) <= at + jnp.arange(length)[:, None]) & columns[:, :, None, :]
+        sights = [sight(config, kind, positions, [*(block.valid for block in past), columns], at) for kind in config.kinds]
         hidden = self.embed[...].at[tokens].get(mode="clip")
+        if config.embed_scale != 1:
+            hidden = hidden * jnp.asarray(config.embed_scale, hidden.dtype)
 
-        def layer(last, hidden, weights, factors, past_kv, cached):
+        def layer(last, hidden, weights, factors, past_kv, cached, seen):
             """One decoder layer: hidden states of the last columns, all keys and values, and those with the cache before them."""
+            cos, sin, masks = seen
+
+            def norm(x, name):
+                return rms_norm(x, weights[name], config.rms_norm_eps, config.norm_from_one)
 
             def linear(x, *sites):
                 """Sites that read the same input: their low-rank factors A, narrow as they are, share one product.
@@ -181,32 +147,35 @@ class Decoder(nnx.Module):
                     low = flat @ jnp.concatenate([factors[site]["a"] for site in own], axis=-1).astype(x.dtype)
                     for site, mine in zip(own, jnp.split(jnp.asarray(scale, x.dtype) * low, len(own), axis=-1)):
                         parts[sites.index(site)] += mine @ factors[site]["b"].astype(x.dtype)
+                parts = [part + weights[f"{site}_bias"] if site in config.biases else part for site, part in zip(sites, parts)]
                 return [part.reshape(*x.shape[:-1], -1) for part in parts]
 
             def ending(x):
                 return x[:, :, length - last :]
 
-            def heads(x, norm=None, turn=()):
-                """[B, g, T, K * H] -> [B, g, T, K, H], normed and turned where there is a norm."""
-                x = x.reshape(*x.shape[:-1], -1, config.head_dim)
-                return x if norm is None else rotate(rms_norm(x, weights[norm], config.rms_norm_eps), *turn)
+            def heads(x):
+                """[B, g, T, K * H] -> [B, g, T, K, H]"""
+                return x.reshape(*x.shape[:-1], -1, config.head_dim)
 
-            x = rms_norm(hidden, weights["attn_norm"], config.rms_norm_eps)
+            def turned(x, name, cos, sin):
+                return rotate(norm(heads(x), name) if config.qk_norm else heads(x), cos, sin)
+
+            x = norm(hidden, "attn_norm")
             if last == length:
                 q, k, v = linear(x, "q", "k", "v")
             else:
                 (q,), (k, v) = linear(ending(x), "q"), linear(x, "k", "v")
-            q, k, v = heads(q, "q_norm", (ending(cos), ending(sin))), heads(k, "k_norm", (cos, sin)), heads(v)
+            q, k, v = turned(q, "q_norm", ending(cos), ending(sin)), turned(k, "k_norm", cos, sin), heads(v)
             q, k, v = jnp.swapaxes(q, 2, 3), jnp.moveaxis(k, 2, 4), jnp.swapaxes(v, 2, 3)
-            blocks = [(pk, pv, block.valid[:, :, None, :]) for (pk, pv), block in zip(past_kv, past)]
+            masks = [mask if mask.shape[2] == 1 else ending(mask) for mask in masks]
             whole = (k, v) if cached is None else [x[0] for x in put([x[None] for x in cached], (k[None], v[None]), 0, at)]
-            mixed = attend(q, [*blocks, (*whole, ending(causal))])
+            mixed = attend(q, [(*kv, mask) for kv, mask in zip([*past_kv, whole], masks)], config.query_scale)
             hidden = ending(hidden)
             (out,) = linear(jnp.swapaxes(mixed, 2, 3).reshape(*hidden.shape[:-1], -1), "o")
-            hidden = hidden + out
-            gate, up = linear(rms_norm(hidden, weights["mlp_norm"], config.rms_norm_eps), "gate", "up")
-            (out,) = linear(jax.nn.silu(gate) * up, "down")
-            return hidden + out, (k, v), whole
+            hidden = hidden + (norm(out, "attn_post_norm") if config.post_norms else out)
+            gate, up = linear(norm(hidden, "mlp_norm"), "gate", "up")
+            (out,) = linear(ACTIVATIONS[config.activation](gate) * up, "down")
+            return hidden + (norm(out, "mlp_post_norm") if config.post_norms else out), (k, v), whole
 
         layer = jax.checkpoint(layer, static_argnums=0) if remat else layer
         stacked, cached = (self.layers.stacked(), adapter), None if cache is None else (cache.block.k, cache.block.v)
@@ -217,17 +186,21 @@ class Decoder(nnx.Module):
                 pasts = [(block.k[number], block.v[number]) for block in past]
                 mine = cached and (cached[0][number], cached[1][number])
                 wanted = last if number == config.num_hidden_layers - 1 else length  # what nobody reads is not computed
-                hidden, _, state = layer(wanted, hidden, *inputs, pasts, mine)
+                hidden, _, state = layer(wanted, hidden, *inputs, pasts, mine, sights[config.layer_kinds[number]])
                 states.append(state)
             k, v = zip(*states)
         else:
+
+            kinds = jnp.asarray(config.layer_kinds)
+            stack = jax.tree.map(lambda *leaves: jnp.stack(jnp.broadcast_arrays(*leaves)), *sights)
 
             def scanned(carry, inputs):
                 # As an output of the scan the cache would be written whole at every token; carried, it is not.
                 hidden, cached = carry
                 number, *inputs = inputs
                 mine = cached and tuple(jax.lax.dynamic_index_in_dim(x, number, 0, False) for x in cached)
-                hidden, new, _ = layer(length, hidden, *inputs, mine)
+                seen = sights[0] if len(sights) == 1 else jax.tree.map(lambda x: x[kinds[number]], stack)
+                hidden, new, _ = layer(length, hidden, *inputs, mine, seen)
                 if cached is None:
                     return (hidden, None), new
                 return (hidden, put(cached, [x[None] for x in new], number, at)), None
@@ -237,12 +210,38 @@ class Decoder(nnx.Module):
                 scanned, (hidden, cached), (numbers, *stacked, [(block.k, block.v) for block in past]))
             k, v = new if cached is None else cached
             hidden = hidden[:, :, length - last :]
-        return rms_norm(hidden, self.final_norm[...], config.rms_norm_eps), KV(k, v, columns)
+        return rms_norm(hidden, self.final_norm[...], config.rms_norm_eps, config.norm_from_one), KV(k, v, columns)
 
     def logits(self, hidden):
         """See `Backbone.logits`."""
         head = self.embed[...].T if self.config.tie_word_embeddings else self.lm_head[...]
         return jnp.matmul(hidden, head, preferred_element_type=jnp.float32)
+
+
+def sight(config: DecoderConfig, kind: Kind, positions: Int[Array, "B g T"], blocks: list[Array], at):
+    """What the new tokens see in decoder layers of one kind.
+
+    Args:
+      config: of the decoder.
+      kind: of its layers.
+      positions: of the new tokens.
+      blocks: which columns are real `[B, g or 1, S]`, in reading order; the last block has the new tokens, from column `at` on.
+      at: see `blocks`.
+
+    Returns:
+      Cosine and sine of the positions, and per block which of its columns each new token may look at, `[B, g or 1, T or 1, S]`.
+    """
+    longest, columns = sum(valid.shape[-1] for valid in blocks), blocks[-1].shape[-1]
+    causal = jnp.arange(columns) <= at + jnp.arange(positions.shape[-1])[:, None]
+    masks = [*(valid[:, :, None, :] for valid in blocks[:-1]), causal & blocks[-1][:, :, None, :]]
+    if 0 < kind.window < longest:
+        first, near = 0, []
+        for valid, mask in zip(blocks, masks):
+            places = first + jnp.cumsum(valid, axis=-1) - 1
+            near.append(mask & (positions[..., None] - places[:, :, None, :] < kind.window))
+            first = first + valid.sum(axis=-1, keepdims=True)
+        masks = near
+    return (*rotary_angles(positions, longest, config.head_dim, kind), tuple(masks))
 
 
 def _putter(axis: int):
@@ -342,20 +341,3 @@ def init_backbone(config: DecoderConfig, key) -> Backbone:
     """A backbone with random weights."""
     _, state = nnx.split(Decoder(config, nnx.Rngs(params=key)))
     return Backbone(nnx.to_pure_dict(state), config)
-
-
-def rotary_angles(positions: Int[Array, "B g T"], longest: int, head_dim: int, theta: float):
-    """Cosine and sine `[B, g, T, 1, H/2]` of the rotary embedding (Su et al. 2021), for positions below `longest`.
-
-    Looked up in a table: the sines of a position are the same in every row.
-    """
-    angles = np.outer(np.arange(longest), theta ** (-np.arange(0, head_dim, 2) / head_dim))
-    places = jnp.clip(positions, 0, longest - 1)[..., None]  # padding before the first token stands at -1
-    return jnp.asarray(np.cos(angles), jnp.float32)[places], jnp.asarray(np.sin(angles), jnp.float32)[places]
-
-
-def rotate(x: Float[Array, "... K H"], cos: Array, sin: Array) -> Float[Array, "... K H"]:
-    """Rotary embedding in the half-split layout of Hugging Face checkpoints."""
-    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-    turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
-    return turned.astype(x.dtype)

@@ -1,11 +1,9 @@
 """Backbones in and out of ordinary Hugging Face folders: `config.json` and `model.safetensors`, or shards with an index.
 
 Everything is checked on the host, with numpy, before any array reaches a device or any program is compiled. No torch.
-
-A family of models is one entry of `FAMILIES`: how its `config.json` reads and writes, and what its tensors are called.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 import dataclasses
 import json
 import os
@@ -18,29 +16,15 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from neuromas_jax.backbone.decoder import LINEAR_SITES, Backbone, DecoderConfig
+from neuromas_jax.backbone.architecture import LINEAR_SITES, DecoderConfig
+from neuromas_jax.backbone.decoder import Backbone
+from neuromas_jax.backbone.families import EMBED, FINAL_NORM, LM_HEAD, family_of, read_fields, tensor_names, write_fields
 from neuromas_jax.files import read_json, write_text, written_whole
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 DTYPES = ("float32", "bfloat16", "float16")
 STORED_DTYPES = {"F64": "float64", "F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 EMBEDDED = pathlib.Path(__file__).parent / "embedded"  # the folder of the backbone that the package ships
-EMBED, FINAL_NORM, LM_HEAD = "model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"
-
-
-@dataclasses.dataclass(frozen=True)
-class Family:
-    """How one family of models is stored.
-
-    Attributes:
-      read: fields of `config.json` -> the fields of `DecoderConfig` other than `model_type` and `dtype`.
-      write: a `DecoderConfig` -> fields of `config.json` other than `model_type` and `dtype`.
-      layer_names: parameter of a decoder layer -> its tensor's name, with `{}` for the number of the layer.
-    """
-
-    read: Callable[[Mapping[str, Any], str], dict[str, Any]]
-    write: Callable[[DecoderConfig], dict[str, Any]]
-    layer_names: Mapping[str, str]
 
 
 def load_config(folder: str | os.PathLike) -> DecoderConfig:
@@ -52,14 +36,14 @@ def load_config(folder: str | os.PathLike) -> DecoderConfig:
     """
     path = _folder(folder) / CONFIG
     fields = read_json(path, "a Hugging Face model folder holds config.json beside its weights")
-    family = _family(fields.get("model_type"), path)
+    family_of(fields.get("model_type"), path)
     dtype = fields.get("dtype", fields.get("torch_dtype")) or "float32"
     if dtype not in DTYPES:
         raise ValueError(f"{path}: dtype is {dtype!r}, must be one of {', '.join(DTYPES)}. Convert the weights first.")
     if fields.get("quantization_config"):
         raise ValueError(f"{path}: quantization_config is set, but only plain weights ({', '.join(DTYPES)}) can be read. "
                          "Use the model's unquantised folder.")
-    return DecoderConfig(**family.read(fields, str(path)), model_type=fields["model_type"], dtype=dtype)
+    return dataclasses.replace(read_fields(fields, str(path)), dtype=dtype)
 
 
 def load_backbone(folder: str | os.PathLike, dtype: str | None = None) -> Backbone:
@@ -108,13 +92,12 @@ def save_backbone(backbone: Backbone, folder: str | os.PathLike, extra: Mapping[
       OSError: the folder cannot be written.
     """
     config, folder = backbone.config, pathlib.Path(folder)
-    family = _family(config.model_type, "backbone")
+    fields = {**write_fields(config), **(extra or {})}
     tensors = {}
     for key, (names, _, transpose) in _expected(config).items():
         array = np.asarray(backbone.params[key[0]] if len(key) == 1 else backbone.params[key[0]][key[1]])
         for name, layer in zip(names, array if key[0] == "layers" else [array], strict=True):
             tensors[name] = np.ascontiguousarray(layer.T if transpose else layer)
-    fields = {"model_type": config.model_type, **family.write(config), "dtype": config.dtype, **(extra or {})}
     folder.mkdir(parents=True, exist_ok=True)
     # transformers refuses a file that does not say which framework wrote it; the layout is the same for all of them.
     with written_whole(folder / WEIGHTS) as path:
@@ -146,89 +129,19 @@ def check_vocabulary(config: DecoderConfig, tokenizer: Any) -> None:
                              "Use the tokenizer.json and tokenizer_config.json that came with the weights.")
 
 
-# ---------------------------------------------------------------------------------------------------------------- families
-
-
-def _read_qwen3(fields: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Qwen3. Defaults of absent fields are those of `transformers.Qwen3Config`."""
-    sizes = {}
-    for name in ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"):
-        sizes[name] = _positive(fields, name, where)
-    heads = sizes["num_attention_heads"]
-    sizes["num_key_value_heads"] = _positive(fields, "num_key_value_heads", where, default=heads)
-    sizes["head_dim"] = _positive(fields, "head_dim", where, default=128)
-    if heads % sizes["num_key_value_heads"]:
-        raise ValueError(f"{where}: num_attention_heads is {heads}, must be a multiple of num_key_value_heads "
-                         f"({sizes['num_key_value_heads']}). Correct the file.")
-    if sizes["head_dim"] % 2:
-        raise ValueError(f"{where}: head_dim is {sizes['head_dim']}, must be even: rotary embedding turns pairs. "
-                         "Correct the file.")
-    for name, allowed in (("hidden_act", ("silu",)), ("attention_bias", (False,)), ("use_sliding_window", (False,))):
-        if fields.get(name, allowed[0]) not in allowed:
-            raise ValueError(f"{where}: {name} is {fields[name]!r}, this decoder only has {', '.join(map(repr, allowed))}. "
-                             "Choose a model without it.")
-    other = sorted(set(fields.get("layer_types") or ()) - {"full_attention"})
-    if other:
-        raise ValueError(f"{where}: layer_types holds {other[0]!r}, this decoder only has 'full_attention'. "
-                         "Choose a model without it.")
-    rope = fields.get("rope_parameters") or fields.get("rope_scaling") or {}
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    if kind != "default":
-        raise ValueError(f"{where}: rope_type is {kind!r}, this decoder only has 'default'. "
-                         "Choose a model without scaled positions.")
-    theta = rope.get("rope_theta", fields.get("rope_theta"))
-    if isinstance(theta, bool) or not isinstance(theta, (int, float)) or theta <= 1:
-        raise ValueError(f"{where}: rope_theta is {theta!r}, must be a number above 1 (Qwen3 has 1000000). Add it to the file.")
-    return dict(sizes, rope_theta=float(theta), rms_norm_eps=float(fields.get("rms_norm_eps", 1e-6)),
-                tie_word_embeddings=bool(fields.get("tie_word_embeddings", False)))
-
-
-def _write_qwen3(config: DecoderConfig) -> dict[str, Any]:
-    names = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
-             "num_key_value_heads", "head_dim", "rms_norm_eps", "tie_word_embeddings", "rope_theta")
-    return {name: getattr(config, name) for name in names} | {
-        "architectures": ["Qwen3ForCausalLM"], "hidden_act": "silu", "attention_bias": False, "use_sliding_window": False,
-        # transformers 5 reads the second form, version 4 the `rope_theta` above.
-        "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_theta},
-    }
-
-
-_LLAMA_LAYER_NAMES = {
-    "q": "model.layers.{}.self_attn.q_proj.weight", "k": "model.layers.{}.self_attn.k_proj.weight",
-    "v": "model.layers.{}.self_attn.v_proj.weight", "o": "model.layers.{}.self_attn.o_proj.weight",
-    "gate": "model.layers.{}.mlp.gate_proj.weight", "up": "model.layers.{}.mlp.up_proj.weight",
-    "down": "model.layers.{}.mlp.down_proj.weight",
-    "attn_norm": "model.layers.{}.input_layernorm.weight", "mlp_norm": "model.layers.{}.post_attention_layernorm.weight",
-}
-
-FAMILIES: dict[str, Family] = {
-    "qwen3": Family(_read_qwen3, _write_qwen3, _LLAMA_LAYER_NAMES | {
-        "q_norm": "model.layers.{}.self_attn.q_norm.weight", "k_norm": "model.layers.{}.self_attn.k_norm.weight"}),
-}
-
-
-def _family(model_type: Any, where: Any) -> Family:
-    if model_type not in FAMILIES:
-        raise ValueError(f"{where}: model_type is {model_type!r}, must be one of {', '.join(FAMILIES)}. Choose a model of such a "
-                         "family, for example Qwen/Qwen3-0.6B, or the embedded backbone.")
-    return FAMILIES[model_type]
-
-
 def _expected(config: DecoderConfig) -> dict[tuple[str, ...], tuple[list[str], tuple[int, ...], bool]]:
     """Path of a parameter -> names of its tensors, the shape of each as stored, and whether it is stored transposed.
 
     torch keeps a linear layer as (out, in); here it is (in, out).
     """
-    norms = {"q_norm": config.head_dim, "k_norm": config.head_dim,
-             "attn_norm": config.hidden_size, "mlp_norm": config.hidden_size}
     expected = {("embed",): ([EMBED], (config.vocab_size, config.hidden_size), False),
                 ("final_norm",): ([FINAL_NORM], (config.hidden_size,), False)}
     if not config.tie_word_embeddings:
         expected["lm_head",] = ([LM_HEAD], (config.vocab_size, config.hidden_size), True)
-    for parameter, pattern in FAMILIES[config.model_type].layer_names.items():
+    for parameter, pattern in tensor_names(config).items():
         names = [pattern.format(layer) for layer in range(config.num_hidden_layers)]
         linear = parameter in LINEAR_SITES
-        shape = config.site_shape(parameter)[::-1] if linear else (norms[parameter],)
+        shape = config.site_shape(parameter)[::-1] if linear else (config.vectors[parameter],)
         expected["layers", parameter] = (names, shape, linear)
     return expected
 
@@ -301,14 +214,6 @@ class _Tensors:
 
 def _more(names: list[str]) -> str:
     return f" and {len(names) - 1} more" if len(names) > 1 else ""
-
-
-def _positive(fields: Mapping[str, Any], name: str, where: str, default: int | None = None) -> int:
-    value = fields.get(name)
-    value = default if value is None else value
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{where}: {name} is {value!r}, must be a whole number above 0. Correct the file, or copy it again.")
-    return value
 
 
 def _folder(folder: str | os.PathLike) -> pathlib.Path:

@@ -11,8 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from neuromas_jax.backbone.attention import MASKED
-from neuromas_jax.backbone.decoder import DecoderConfig, rotary_angles, rotate
+from neuromas_jax.backbone.architecture import DecoderConfig
 from neuromas_jax.backbone.norm import rms_norm
+from neuromas_jax.backbone.rotary import rotary_angles, rotate
 
 
 @jax.tree_util.register_dataclass
@@ -37,7 +38,7 @@ def target_logits(params: dict, config: DecoderConfig, part: Part) -> jax.Array:
     heads, kv_heads, size = config.num_attention_heads, config.num_key_value_heads, config.head_dim
     shared = heads // kv_heads
     positions = jnp.arange(length, dtype=jnp.int32)
-    cos, sin = (x[0, 0] for x in rotary_angles(positions[None, None], length, size, config.rope_theta))  # [T, 1, H/2]
+    cos, sin = (x[0, 0] for x in rotary_angles(positions[None, None], length, size, config.kinds[0]))  # [T, 1, H/2]
     # Right padding comes after every real token, so the causal mask already hides it.
     mask = positions[:, None] >= positions[None, :]
     hidden = params["embed"][part.tokens.reshape(-1)]

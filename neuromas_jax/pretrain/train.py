@@ -13,7 +13,8 @@ import optax
 from absl import logging
 from optax import contrib
 
-from neuromas_jax.backbone.decoder import Backbone, DecoderConfig, init_backbone
+from neuromas_jax.backbone.architecture import DecoderConfig
+from neuromas_jax.backbone.decoder import Backbone, init_backbone
 from neuromas_jax.backbone.huggingface import save_backbone
 from neuromas_jax.files import written_whole
 from neuromas_jax.pretrain.batches import DROPPED_ROWS, WRITTEN_ROWS, BatchMaker, QuestionSource, ahead
