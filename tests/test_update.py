@@ -13,8 +13,9 @@ from neuromas_jax.backbone.adapters import init_bank
 from neuromas_jax.rl import Objective, Optimizer, advantages, init_learner, update
 from neuromas_jax.rl.credit import leave_one_out
 from neuromas_jax.rl.objective import layer_loss
+from neuromas_jax.rl.scores import token_scores
 from neuromas_jax.rl.update import learn, loss_of_bank
-from neuromas_jax.rollout import LayerEpisodes
+from neuromas_jax.rollout import LayerEpisodes, Sampling
 from tests.tiny import for_all, tiny_config
 
 REWARDS = jnp.asarray([[1.0, 0.0, 0.0], [1.0, 1.0, 0.0]])
@@ -183,6 +184,13 @@ def layer(live, message, vocabulary=5):
     return log_probs, episodes
 
 
+def scored(log_probs, episodes, bare=None):
+    def part(x):
+        return lambda first, count: jax.lax.dynamic_slice_in_dim(x, first, count, axis=-1)
+
+    return token_scores(part(log_probs), log_probs.shape[-1], episodes.message, Sampling(0), None if bare is None else part(bare))
+
+
 def test_the_loss_is_divided_by_a_constant():
     """By questions times episodes: not by message length, not by how many tokens are live, not by the number of nodes."""
     rng = np.random.default_rng(1)
@@ -193,14 +201,15 @@ def test_the_loss_is_divided_by_a_constant():
     credit = rng.normal(size=shape[:3]).astype(np.float32)
     log_probs, episodes = layer(live, message)
     chosen = np.take_along_axis(np.asarray(log_probs), message[..., None], -1)[..., 0]
-    loss, sums = layer_loss(PLAIN, log_probs, None, episodes, jnp.asarray(credit))
+    loss, sums = layer_loss(PLAIN, scored(log_probs, episodes), episodes, jnp.asarray(credit))
     np.testing.assert_allclose(loss, -(chosen * live * credit[..., None]).sum((1, 2, 3)) / 4, rtol=1e-5)
     assert sums.tokens.tolist() == live.sum((1, 2, 3)).tolist()
 
     # one token less in one episode takes away that token's own term and leaves all other terms as they were
     shorter = live.copy()
     shorter[0, 0, 0, 3] = False
-    less, _ = layer_loss(PLAIN, log_probs, None, dataclasses.replace(episodes, live=jnp.asarray(shorter)), jnp.asarray(credit))
+    cut = dataclasses.replace(episodes, live=jnp.asarray(shorter))
+    less, _ = layer_loss(PLAIN, scored(log_probs, cut), cut, jnp.asarray(credit))
     np.testing.assert_allclose(less[0] - loss[0], chosen[0, 0, 0, 3] * credit[0, 0, 0] / 4, rtol=1e-4)
     np.testing.assert_array_equal(less[1:], loss[1:])
 
@@ -210,11 +219,13 @@ def test_the_loss_is_divided_by_a_constant():
 
     doubled = dataclasses.replace(
         episodes, message=twice(episodes.message), live=twice(episodes.live), log_probs=twice(episodes.log_probs))
-    np.testing.assert_allclose(layer_loss(PLAIN, twice(log_probs), None, doubled, jnp.asarray(credit))[0], 2 * loss, rtol=1e-5)
+    both = scored(twice(log_probs), doubled)
+    np.testing.assert_allclose(layer_loss(PLAIN, both, doubled, jnp.asarray(credit))[0], 2 * loss, rtol=1e-5)
 
     # a node's loss is the same in a layer of one
     alone = jax.tree.map(lambda x: x[:1], episodes)
-    np.testing.assert_allclose(layer_loss(PLAIN, log_probs[:1], None, alone, jnp.asarray(credit[:1]))[0], loss[:1], rtol=1e-6)
+    first = scored(log_probs[:1], alone)
+    np.testing.assert_allclose(layer_loss(PLAIN, first, alone, jnp.asarray(credit[:1]))[0], loss[:1], rtol=1e-6)
 
 
 def test_optional_terms_by_hand():
@@ -228,7 +239,7 @@ def test_optional_terms_by_hand():
     entropy = (-(p * np.asarray(log_probs)).sum(-1) * live).sum()
     kl = ((p * np.asarray(log_probs - bare)).sum(-1) * live).sum()
     assert kl > 0
-    loss, sums = layer_loss(Objective(entropy_bonus=0.3, kl_penalty=0.7), log_probs, bare, episodes, nothing)
+    loss, sums = layer_loss(Objective(entropy_bonus=0.3, kl_penalty=0.7), scored(log_probs, episodes, bare), episodes, nothing)
     np.testing.assert_allclose(loss, [-0.3 * entropy / 2 + 0.7 * kl / 2], rtol=1e-5)
     np.testing.assert_allclose([sums.entropy[0], sums.kl[0]], [entropy, kl], rtol=1e-5)
 
@@ -240,10 +251,10 @@ def test_an_entropy_floor_pulls_up_what_is_under_it_and_nothing_else():
     entropy = -(np.exp(log_probs) * np.asarray(log_probs)).sum(-1).mean((1, 2, 3))
     low, high = sorted(entropy)
     rule = dataclasses.replace(rule, entropy_floor=float(low + high) / 2)
-    loss, _ = layer_loss(rule, log_probs, None, episodes, nothing, jnp.ones(2))
+    loss, _ = layer_loss(rule, scored(log_probs, episodes), episodes, nothing, jnp.ones(2))
     np.testing.assert_allclose(loss, 0.5 * np.maximum((low + high) / 2 - entropy, 0), rtol=1e-4, atol=1e-7)
     assert (np.asarray(loss) == 0).tolist() == (entropy == high).tolist()
-    spared, _ = layer_loss(rule, log_probs, None, episodes, nothing, jnp.zeros(2))
+    spared, _ = layer_loss(rule, scored(log_probs, episodes), episodes, nothing, jnp.zeros(2))
     assert spared.tolist() == [0, 0]
 
 

@@ -212,9 +212,13 @@ class Decoder(nnx.Module):
             hidden = hidden[:, :, length - last :]
         return rms_norm(hidden, self.final_norm[...], config.rms_norm_eps, config.norm_from_one), KV(k, v, columns)
 
-    def logits(self, hidden):
+    def logits(self, hidden, first=0, count=None):
         """See `Backbone.logits`."""
-        head = self.embed[...].T if self.config.tie_word_embeddings else self.lm_head[...]
+        tied = self.config.tie_word_embeddings
+        head = self.embed[...] if tied else self.lm_head[...]
+        if count is not None and count < self.config.vocab_size:
+            head = jax.lax.dynamic_slice_in_dim(head, first, count, axis=0 if tied else 1)
+        head = head.T if tied else head
         return jnp.matmul(hidden, head, preferred_element_type=jnp.float32)
 
 
@@ -327,9 +331,10 @@ class Backbone:
         """
         return nnx.merge(_graphdef(self.config), self.params)(tokens, valid, start, past, adapter, scale, cache, last, self.remat)
 
-    def logits(self, hidden: Float[Array, "... D"]) -> Float[Array, "... V"]:
-        """Next-token logits in float32. Call it on the positions you need: `[rows, T, V]` is the largest array of all."""
-        return nnx.merge(_graphdef(self.config), self.params).logits(hidden)
+    def logits(self, hidden: Float[Array, "... D"], first: int | Array = 0, count: int | None = None) -> Float[Array, "... P"]:
+        """Next-token logits in float32, of all ids or of `count` from `first` on. Call it on the positions you need:
+        `[rows, T, V]` is the largest array of all."""
+        return nnx.merge(_graphdef(self.config), self.params).logits(hidden, first, count)
 
     @property
     def size(self) -> int:

@@ -1,4 +1,6 @@
-"""The learner's view of episodes: the distributions behind every written token, recomputed so that they can be differentiated."""
+"""The learner's view of episodes: what lies behind every written token, recomputed so that it can be differentiated."""
+
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +8,7 @@ from jaxtyping import Array, Float
 
 from neuromas_jax.backbone.adapters import Bank, take_slots
 from neuromas_jax.backbone.decoder import Backbone
-from neuromas_jax.rollout.distribution import log_distribution
+from neuromas_jax.rl.scores import Scores, token_scores
 from neuromas_jax.rollout.edges import split_edges
 from neuromas_jax.rollout.episodes import Episodes, Program
 from neuromas_jax.rollout.sampler import count, reader
@@ -18,7 +20,7 @@ def message_states(
     """Hidden states that predict each message token, one array per layer.
 
     Shared blocks are read once per node and question, forward and backward, for all G episodes. Only message positions come
-    out, so the logits are `[N, B, G, M, V]` and never `[rows, T, V]`.
+    out, so no logits are made where nothing was written.
 
     Args:
       program: the graph and its slots.
@@ -56,20 +58,21 @@ def message_states(
     return tuple(states)
 
 
-def message_distributions(
-    program: Program, backbone: Backbone, bank: Bank | None, episodes: Episodes
-) -> tuple[Float[Array, "N B G M V"], ...]:
-    """Log-distribution over the vocabulary at every message position, one array per layer."""
+def message_scores(
+    program: Program, backbone: Backbone, bank: Bank | None, episodes: Episodes, divergence: bool = False
+) -> tuple[Scores, ...]:
+    """Scores `[N, B, G, M]` of every written token, one entry per layer; with `divergence` also that from the bare backbone."""
     states = message_states(program, backbone, bank, episodes)
-    return tuple(log_distribution(backbone.logits(state), program.sampling) for state in states)
+    bare = jax.lax.stop_gradient(message_states(program, backbone, None, episodes)) if divergence else (None,) * len(states)
+    return tuple(
+        token_scores(functools.partial(backbone.logits, mine), backbone.config.vocab_size, layer.message, program.sampling,
+                     None if other is None else functools.partial(backbone.logits, other))
+        for mine, other, layer in zip(states, bare, episodes))
 
 
 def written_log_probs(
     program: Program, backbone: Backbone, bank: Bank | None, episodes: Episodes
 ) -> tuple[Float[Array, "N B G M"], ...]:
     """Log-probability of each written token, 0 where not live, one array per layer."""
-    found = []
-    for log_probs, layer in zip(message_distributions(program, backbone, bank, episodes), episodes):
-        chosen = jnp.take_along_axis(log_probs, layer.message[..., None], axis=-1)[..., 0]
-        found.append(jnp.where(layer.live, chosen, 0.0))
-    return tuple(found)
+    found = message_scores(program, backbone, bank, episodes)
+    return tuple(jnp.where(layer.live, scores.log_prob, 0.0) for scores, layer in zip(found, episodes))

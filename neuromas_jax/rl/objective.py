@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from neuromas_jax.backbone.norm import row_sum
+from neuromas_jax.rl.scores import Scores
 from neuromas_jax.rollout.episodes import LayerEpisodes
 
 
@@ -57,8 +57,7 @@ class LayerSums:
 
 def layer_loss(
     objective: Objective,
-    log_probs: Float[Array, "N B G M V"],
-    bare: Float[Array, "N B G M V"] | None,
+    scores: Scores,
     episodes: LayerEpisodes,
     credit: Float[Array, "N B G"],
     floored: Float[Array, "N"] | None = None,
@@ -71,8 +70,7 @@ def layer_loss(
 
     Args:
       objective: weights of the terms.
-      log_probs: the learner's distribution at every message position; differentiated.
-      bare: the same under the bare backbone; needed for `kl_penalty` only.
+      scores: of every message token `[N, B, G, M]`; differentiated. Those of the bare backbone count for `kl_penalty` only.
       episodes: what the layer wrote.
       credit: one number per node, question and episode: the episode's advantage, or a node's own.
       floored: 1 for nodes that the entropy floor is for; needed for `floor_weight` only.
@@ -80,20 +78,17 @@ def layer_loss(
     Returns:
       One loss per node (their sum is differentiated), and sums for the metrics.
     """
-    live = episodes.live.astype(log_probs.dtype)
-    chosen = jnp.take_along_axis(log_probs, episodes.message[..., None], axis=-1)[..., 0]
+    chosen, entropy, kl = scores.log_prob, scores.entropy, scores.kl
+    live = episodes.live.astype(chosen.dtype)
     episodes_count = credit[0].size
-    fired = episodes.fired.astype(log_probs.dtype)
+    fired = episodes.fired.astype(chosen.dtype)
     loss = -(chosen * live * (credit * fired)[..., None]).sum(axis=(1, 2, 3)) / episodes_count
-    entropy = -row_sum(jnp.exp(log_probs), log_probs)
     if objective.entropy_bonus:
         loss = loss - objective.entropy_bonus * (entropy * live).sum(axis=(1, 2, 3)) / episodes_count
     if objective.floor_weight:
         mean = (entropy * live).sum(axis=(1, 2, 3)) / jnp.maximum(live.sum(axis=(1, 2, 3)), 1)
         loss = loss + objective.floor_weight * floored * jnp.maximum(objective.entropy_floor - mean, 0)
-    kl = jnp.zeros_like(entropy)
     if objective.kl_penalty:
-        kl = row_sum(jnp.exp(log_probs), log_probs - bare)
         loss = loss + objective.kl_penalty * (kl * live).sum(axis=(1, 2, 3)) / episodes_count
 
     def total(x):

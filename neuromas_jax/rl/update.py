@@ -14,7 +14,7 @@ from neuromas_jax.backbone.adapters import Bank
 from neuromas_jax.backbone.decoder import Backbone
 from neuromas_jax.rl.credit import CRITIC, advantages, informative
 from neuromas_jax.rl.critic import Critic, criticise
-from neuromas_jax.rl.learner import message_distributions
+from neuromas_jax.rl.learner import message_scores
 from neuromas_jax.rl.malt import MALT, malt_credit
 from neuromas_jax.rl.objective import LayerSums, Objective, layer_loss
 from neuromas_jax.rollout.edges import edge_log_prob, split_edges
@@ -90,17 +90,14 @@ def loss_of_bank(
     objective: Objective, program: Program, backbone: Backbone, bank: Bank, episodes: Episodes, credit: Float[Array, "X B G"]
 ):
     """Sum of all nodes' losses, with (per-node losses, per-layer sums) beside it."""
-    learned = message_distributions(program, backbone, bank, episodes)
-    bare = (None,) * len(episodes)
-    if objective.kl_penalty:
-        bare = jax.lax.stop_gradient(message_distributions(program, backbone, None, episodes))
+    found = message_scores(program, backbone, bank, episodes, divergence=bool(objective.kl_penalty))
     read = range(program.graph.size - program.graph.layers[-1].width)
     nodes = read if objective.floor_nodes is None else objective.floor_nodes
     floored = jnp.zeros(program.graph.size).at[jnp.asarray(tuple(nodes), jnp.int32)].set(1.0)
     losses, sums, (_, logits) = [], [], split_edges(bank)
-    for number, (log_probs, reference, layer) in enumerate(zip(learned, bare, episodes)):
+    for number, (scores, layer) in enumerate(zip(found, episodes)):
         rows = slice(program.graph.nodes(number).start, program.graph.nodes(number).stop)
-        loss, layer_sums = layer_loss(objective, log_probs, reference, layer, credit[rows], floored[rows])
+        loss, layer_sums = layer_loss(objective, scores, layer, credit[rows], floored[rows])
         if logits is not None:  # whom a node heard is its choice as well
             loss -= (credit[rows] * edge_log_prob(program, number, logits, layer)).mean(axis=(1, 2))
         losses.append(loss)

@@ -45,11 +45,15 @@ def log_distribution(logits: Float[Array, "... V"], sampling: Sampling) -> Float
     return jax.nn.log_softmax(masked_logits(logits, sampling), axis=-1)
 
 
-def masked_logits(logits: Float[Array, "... V"], sampling: Sampling) -> Float[Array, "... V"]:
-    """`log_distribution` before it is normalised: forbidden ids have the score `FORBIDDEN`."""
-    allowed = np.ones(logits.shape[-1], bool)
+def masked_logits(
+    logits: Float[Array, "... P"], sampling: Sampling, first: int | Array = 0, vocabulary: int | None = None
+) -> Float[Array, "... P"]:
+    """`log_distribution` before it is normalised: forbidden ids have the score `FORBIDDEN`. The logits are those of all ids, or
+    of those from `first` on out of a `vocabulary`."""
+    allowed = np.ones(vocabulary or logits.shape[-1], bool)
     allowed[list(sampling.forbidden)] = False
-    return jnp.where(jnp.asarray(allowed), logits / sampling.temperature, FORBIDDEN)
+    part = jax.lax.dynamic_slice_in_dim(jnp.asarray(allowed), first, logits.shape[-1])
+    return jnp.where(part, logits / sampling.temperature, FORBIDDEN)
 
 
 def row_uniforms(
