@@ -37,11 +37,15 @@ class GraphConfig:
 
 @dataclasses.dataclass(frozen=True)
 class AdapterConfig:
-    """rank of every slot of the graph; `scale` is LoRA's alpha / rank; `sites` are the adapted linear maps."""
+    """rank of every slot of the graph; `scale` is LoRA's alpha / rank; `sites` are the adapted linear maps.
+
+    `start`: PEFT folders that slots begin with, one for each slot in order, or one for all; by default they are born anew.
+    """
 
     rank: int = 4
     scale: float = 2.0
     sites: tuple[str, ...] = LINEAR_SITES
+    start: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)

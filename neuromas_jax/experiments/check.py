@@ -35,7 +35,8 @@ def check(config: Config, workdir: Path) -> None:
                          f"{', '.join(config.methods)} grows from a stored graph; add {' or '.join(INHERITING)}, or drop it")
     for family in config.families:
         runs = [make_run(config, family, method) for method in config.methods]
-        jax.eval_shape(runs[0].new_bank, 0)  # names an unknown adapter site, and draws nothing
+        for run in runs if config.adapters.start else runs[:1]:
+            jax.eval_shape(run.new_bank, 0)  # names an unknown adapter site or a PEFT folder that does not fit, and draws nothing
         for run in runs:
             if run.method.messages != "kept" and run.method.graph.rounds == 1:
                 raise ValueError(f"method {run.method.name!r} changes messages between layers, and the graph {run.method.graph} "

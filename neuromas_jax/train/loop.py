@@ -5,11 +5,13 @@ import json
 from pathlib import Path
 import re
 import time
+import zlib
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from neuromas_jax.backbone.peft import WEIGHTS
 from neuromas_jax.files import write_text
 from neuromas_jax.rl import CREDIT, CRITIC, LearnerState, UpdateMetrics, advantages, init_critic, init_learner
 from neuromas_jax.rl.malt import MALT
@@ -119,7 +121,9 @@ def system(run: Run) -> dict:
     prompt = {**dataclasses.asdict(run.config.prompt), "tokens_per_fact": run.family.tokens_per_fact}
     if run.method.learns != "adapters":
         graph["learns"] = run.method.learns
-    return json.loads(json.dumps({"graph": graph, "adapters": dataclasses.asdict(run.config.adapters), "prompt": prompt}))
+    adapters = dataclasses.asdict(run.config.adapters)
+    del adapters["start"]  # what they began with is no part of where they are at home
+    return json.loads(json.dumps({"graph": graph, "adapters": adapters, "prompt": prompt}))
 
 
 def description(run: Run, seed: int, lineage: list = ()) -> dict:
@@ -140,6 +144,8 @@ def description(run: Run, seed: int, lineage: list = ()) -> dict:
     graph = home.pop("graph")
     text = {**home, **kept, "optimizer": dataclasses.asdict(run.optimizer), "family": family, "seed": seed}
     data = run.task.checksum() if isinstance(run.task, FileTask) else None
+    if run.config.adapters.start:
+        text["start"] = [f"{zlib.crc32((Path(one) / WEIGHTS).read_bytes()):08x}" for one in run.config.adapters.start]
     return {"backbone": run.parts.fingerprint, "config": json.loads(json.dumps(text)), "data": data, "graph": graph,
             "lineage": list(lineage)}
 

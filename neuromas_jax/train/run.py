@@ -12,6 +12,7 @@ import numpy as np
 from neuromas_jax.backbone import Backbone, check_vocabulary, load_backbone
 from neuromas_jax.backbone.adapters import Bank, bank_parameters, default_merge, init_bank
 from neuromas_jax.backbone.huggingface import EMBEDDED
+from neuromas_jax.backbone.peft import start_from
 from neuromas_jax.config import Config, FamilyConfig
 from neuromas_jax.methods import Method, make_method
 from neuromas_jax.rl import Objective, Optimizer, check_credit, learn, update
@@ -74,11 +75,16 @@ class Run:
         return bank_parameters(self.parts.backbone.config, used, self.config.adapters.sites)
 
     def new_bank(self, seed: int) -> Bank:
-        """Adapters at birth; a function of the seed alone."""
+        """Adapters at birth; a function of the seed, and of what `adapters.start` names, alone.
+
+        Raises ValueError or FileNotFoundError where that does not fit.
+        """
         if self.method.learns == "edges":
             return edge_bank(len(self.method.ranks), self.method.graph.size)
         key = jax.random.fold_in(jax.random.key(seed), 1)
-        return init_bank(self.parts.backbone.config, self.method.ranks, key, self.config.adapters.sites)
+        bank = init_bank(self.parts.backbone.config, self.method.ranks, key, self.config.adapters.sites)
+        rule = self.config.adapters
+        return start_from(bank, self.method.ranks, rule.start, self.parts.backbone.config, rule.scale) if rule.start else bank
 
 
 def make_run(config: Config, family_name: str, method_name: str, learning_rate: float | None = None, stage: int = -1) -> Run:
