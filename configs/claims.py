@@ -84,7 +84,7 @@ def growth15(backbone: str):
             dict(topology="2-2-2-1", steps=10, options=level(4), growth=FRONT),
             dict(topology="2-2-2-2-1", steps=15, growth=FRONT),
             dict(steps=25, growth=dict(FRONT, place="middle"))))),
-        prompt=HEIGHT, methods=("grown", *FROM_SCRATCH), seeds=SEEDS["three"],
+        prompt=HEIGHT, methods=("grown", *FROM_SCRATCH), seeds=SEEDS["five"],
         sweep=dict(learning_rates=(2e-3, 3e-3, 5e-3), seed=100),
         training=dict(evaluate_every=5, influence_every=1000, checkpoint_every=50),
     )
