@@ -53,17 +53,18 @@ def number(text: str) -> Fraction | None:
 def verify_text(message, answer: str) -> Verdict:
     """Right when the extracted text is `answer`, to the letter."""
     found = extract(message)
-    return _verdict(found, found == answer)
+    return judged(found, found == answer)
 
 
 def verify_number(message, answer: str) -> Verdict:
     """Right when the extracted text is a number of the same exact value as `answer`."""
     found = extract(message)
     value = number(found)
-    return _verdict(found, value is not None and value == number(answer))
+    return judged(found, value is not None and value == number(answer))
 
 
-def _verdict(found: str, right: bool) -> Verdict:
+def judged(found: str, right: bool) -> Verdict:
+    """The verdict on an extracted text; without any it is malformed."""
     if not found:
         return MALFORMED
     # Lone surrogates compare well but cannot be written to a log.
