@@ -210,4 +210,40 @@ def test_jsonl_file_errors(tmp_path):
     words = tmp_path / "words.jsonl"
     words.write_text(GOOD)
     with pytest.raises(ValueError, match="line 1: answer 'a' is not a number"):
-        jsonl(words, number=True)
+        jsonl(words, verifier="number")
+
+
+ROWS = {
+    "choice": dict(question="Which?", answer="B", options=["one", "two", "three"]),
+    "game24": dict(question="1 4 4 6", numbers=[1, 4, 4, 6]),
+    "code": dict(question="Add.", tests=["assert add(1, 2) == 3"]),
+    "text": dict(question="Who?", answer="Ada Lovelace"),
+}
+SAID = {"choice": "Answer: (B) two", "game24": "Answer: (6 - 1) * 4 + 4", "code": "def add(a, b):\n    return a + b",
+        "text": "The answer is ada lovelace."}
+
+
+@pytest.mark.parametrize("kind", ROWS)
+def test_a_file_names_the_verifier_of_its_answers(tmp_path, kind):
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps(ROWS[kind]) + "\n")
+    task = jsonl(path, verifier=kind, evaluation_only=True)
+    question = task.generate("test", 0)
+    assert [one.reward for one in task.verify_all([SAID[kind], "Answer: C", ""], [question] * 3)] == [1.0, 0.0, 0.0]
+    assert task.chance == {"choice": 1 / 3, "text": 1.0}.get(kind, 0.0)
+
+
+@pytest.mark.parametrize("kind,change,message", [
+    ("choice", dict(options=None), "line 1: field 'options' is None; the verifier 'choice' needs texts"),
+    ("choice", dict(answer="D"), "line 1: answer 'D' is no letter of its 3 options"),
+    ("game24", dict(numbers=[1, "4"]), "line 1: field 'numbers' is [1, '4']; the verifier 'game24' needs whole numbers"),
+    ("code", dict(tests=[]), "line 1: field 'tests' is []; the verifier 'code' needs texts"),
+    ("code", dict(before=3), "line 1: field 'before' is 3; the verifier 'code' needs text"),
+])
+def test_rows_that_their_verifier_cannot_use(tmp_path, kind, change, message):
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps(ROWS[kind] | change) + "\n")
+    with pytest.raises(ValueError, match=re.escape(message)):
+        jsonl(path, verifier=kind)
+    with pytest.raises(ValueError, match="unknown verifier 'regex'; allowed: exact, text"):
+        jsonl(path, verifier="regex")

@@ -5,7 +5,8 @@ import time
 import pytest
 
 from neuromas_jax.tasks import FAMILIES, jsonl, make_task
-from neuromas_jax.tasks.verify import MAX_CHARACTERS, extract, number, verify_number, verify_text
+from neuromas_jax.tasks.verifiers import verify
+from neuromas_jax.tasks.verify import MAX_CHARACTERS, extract, number, verify_text
 
 ADVERSARIAL = [
     None, 3, 3.0, float("nan"), b"answer 3", ["answer 3"], object(), "", " ", "answer", "answer ", "answer answer",
@@ -51,17 +52,17 @@ def test_letter_and_number_comparison():
         assert verify_text(f"answer {wrong}", "-5").reward == 0.0
     assert verify_text("answer true", "True").outcome == "wrong"
     for right in ("0.5", ".5"[1:] + "/10", "+0.50", "1/2", "00.5"):
-        assert verify_number(f"answer {right}", "0.5").reward == 1.0, right
-    assert verify_number("answer 1,234", "1234").reward == 1.0
+        assert verify("number", f"answer {right}", "0.5").reward == 1.0, right
+    assert verify("number", "answer 1,234", "1234").reward == 1.0
     for wrong in ("0.50000001", ".5", "5e-1", "1,2", "12,34", "1/0", "0.5/1", "0x1", "1" * 65, "½", "٠.٥"):
-        assert verify_number(f"answer {wrong}", "0.5").reward == 0.0, wrong
+        assert verify("number", f"answer {wrong}", "0.5").reward == 0.0, wrong
     assert number("1/0") is None and number("0.1") * 3 == number("0.3")
 
 
 def test_number_tasks_are_total(tmp_path):
     path = tmp_path / "sums.jsonl"
     path.write_text('{"question": "How many?", "answer": "1,000.50"}\n')
-    task = jsonl(path, number=True, evaluation_only=True)
+    task = jsonl(path, verifier="number", evaluation_only=True)
     question = task.generate("test", 0)
     assert task.verify("answer 1000.5", question).reward == 1.0
     for message in ADVERSARIAL:

@@ -1,5 +1,6 @@
 """Questions from files: any JSONL with `question` and `answer`, and the packaged BBH files (evaluation only)."""
 
+from collections.abc import Sequence
 import functools
 import gzip
 import json
@@ -12,7 +13,10 @@ from absl import logging
 
 from neuromas_jax.tasks import arithmetic, boolean, navigate, splits
 from neuromas_jax.tasks.types import Question, Task
-from neuromas_jax.tasks.verify import Verdict, extract, number, verify_number, verify_text
+from neuromas_jax.tasks.cage import check_cage
+from neuromas_jax.tasks.judge import shared_judge
+from neuromas_jax.tasks.verifiers import SLOW, VERIFIERS, verify
+from neuromas_jax.tasks.verify import Verdict, extract, number
 
 FILE_SPLITS = ("train", "validation", "test")
 BBH_FAMILIES = {"boolean_expressions": boolean, "navigate": navigate, "multistep_arithmetic_two": arithmetic}
@@ -23,14 +27,14 @@ class FileTask:
     """The rows of a file as a task.
 
     rows: by split, in the file's order. evaluation_only: everything is in `test`, and `train` raises.
-    numeric: answers are compared as exact numbers, otherwise to the letter. chance: 1 / number of distinct answers.
+    verifier: of `verifiers.VERIFIERS`. chance: of a uniform guess among options, or among all distinct answers.
     family: the generated family of the same wording, None where there is none.
     """
 
     name: str
     rows: dict[str, tuple[Question, ...]]
     evaluation_only: bool
-    numeric: bool
+    verifier: str
     chance: float
     family: Task | None = None
 
@@ -71,8 +75,16 @@ class FileTask:
         return replace(rows[_order(self.name, depth, turn, len(rows))[place]], index=index)
 
     def verify(self, message: str, question: Question) -> Verdict:
-        """Exact comparison of what follows the last word `answer`; total, bounded, never raises."""
-        return (verify_number if self.numeric else verify_text)(message, question.answer)
+        """The file's verifier on one message; total, bounded, never raises."""
+        return self.verify_all([message], [question])[0]
+
+    def verify_all(self, messages: Sequence[str], questions: Sequence[Question]) -> list[Verdict]:
+        """A verdict for each message on the question beside it; slow verifiers share the machine's cores, with a time limit."""
+        rows = [(message, one.answer, dict(one.given)) for message, one in zip(messages, questions, strict=True)]
+        if self.verifier not in SLOW:
+            return [verify(self.verifier, *row) for row in rows]
+        futures = [shared_judge().submit(self.verifier, *row) for row in rows]
+        return [future.result() for future in futures]
 
 
 @functools.lru_cache(maxsize=16)
@@ -102,23 +114,31 @@ def bbh_task(file: str) -> FileTask:
     """A packaged BBH file as an evaluation-only task."""
     rows = {"train": (), "validation": (), "test": tuple(bbh(file))}
     family = BBH_FAMILIES[file].make()
-    return FileTask(f"bbh_{file}", rows, True, False, family.chance, family)
+    return FileTask(f"bbh_{file}", rows, True, "exact", family.chance, family)
 
 
-def jsonl(path, name: str | None = None, number: bool = False, evaluation_only: bool = False) -> FileTask:
+def jsonl(path, name: str | None = None, verifier: str = "exact", evaluation_only: bool = False) -> FileTask:
     """A JSONL file (plain or .gz): one object a line with texts `question` and `answer`, and an integer `depth` if wanted.
 
-    number: compare answers as exact numbers. evaluation_only: every row is in split `test`; otherwise rows are dealt
-    to train, validation and test by a hash of the question. Raises ValueError, with file and line, on anything else
-    than such rows, or a question with two answers; FileNotFoundError where there is no file. A row that stands there
-    before is left out.
+    verifier: how answers are compared, of `verifiers.VERIFIERS`; rows of a choice also have `options` (texts, in the order of the
+    letters), of the game of 24 `numbers`, of code `tests` (programs) and, if wanted, `before` and `name` (`answer` is not needed
+    for these two). evaluation_only: every row is in split `test`; otherwise rows are dealt to train, validation and test by a
+    hash of the question. Raises ValueError, with file and line, on anything else than such rows, or a question with two answers,
+    and for code where there is no cage; FileNotFoundError where there is no file. A row that stands there before is left out.
     """
+    if verifier not in VERIFIERS:
+        raise ValueError(f"unknown verifier {verifier!r}; allowed: {', '.join(VERIFIERS)}")
+    if verifier == "code":
+        try:
+            check_cage()
+        except RuntimeError as error:
+            raise ValueError(f"verifier 'code': {error}") from error
     path = Path(path)
     dealt = {split: [] for split in FILE_SPLITS}
     first: dict[str, tuple[str, str]] = {}  # question -> where it first stands, its answer
     repeated = 0
     for where, row in _read_rows(path):
-        question = _question(where, row, number)
+        question = _question(where, row, verifier)
         before, answer = first.setdefault(question.text, (where, question.answer))
         if answer != question.answer:
             raise ValueError(f"{where}: this question has the answer {question.answer[:80]!r}, and {answer[:80]!r} in {before}; "
@@ -135,12 +155,37 @@ def jsonl(path, name: str | None = None, number: bool = False, evaluation_only: 
         logging.warning("%s: %d lines repeat a question with its answer and are left out", path, repeated)
     if not any(dealt.values()):
         raise ValueError(f"{path} has no questions; give one JSON object a line with `question` and `answer`")
-    answers = {question.answer for rows in dealt.values() for question in rows}
+    every = [question for rows in dealt.values() for question in rows]
+    answers = {question.answer for question in every}
+    options = [len(dict(question.given).get("options", answers)) for question in every]
+    chance = 0.0 if verifier in ("game24", "code") else sum(1 / count for count in options) / len(every)
     name = name or path.name.removesuffix(".gz").removesuffix(".jsonl")
-    return FileTask(name, {s: tuple(rows) for s, rows in dealt.items()}, evaluation_only, number, 1 / len(answers))
+    return FileTask(name, {s: tuple(rows) for s, rows in dealt.items()}, evaluation_only, verifier, chance)
 
 
-def _question(where: str, row, numeric: bool) -> Question:
+GIVEN = {  # verifier -> fields of a row beside question and answer: (name, is it needed, what it holds)
+    "choice": (("options", True, "texts"),), "game24": (("numbers", True, "whole numbers"),),
+    "code": (("tests", True, "texts"), ("before", False, "text"), ("name", False, "text")),
+}
+HELD = {"text": lambda value: isinstance(value, str),
+        "texts": lambda value: isinstance(value, list) and value and all(isinstance(one, str) for one in value),
+        "whole numbers": lambda value: isinstance(value, list) and value and all(type(one) is int for one in value)}
+
+
+def _given(where: str, row: dict, verifier: str) -> tuple[tuple[str, object], ...]:
+    found = []
+    for name, needed, holds in GIVEN.get(verifier, ()):
+        if name in row or needed:
+            value = row.get(name)
+            if not HELD[holds](value):
+                raise ValueError(f"{where}: field {name!r} is {value!r}; the verifier {verifier!r} needs {holds} there")
+            found.append((name, tuple(value) if isinstance(value, list) else value))
+    return tuple(found)
+
+
+def _question(where: str, row, verifier: str) -> Question:
+    if isinstance(row, dict) and verifier in ("game24", "code"):  # many answers are right
+        row = {**row, "answer": row.get("answer") or "-"}
     if not isinstance(row, dict):
         raise ValueError(f"{where}: {type(row).__name__} instead of an object; write {{\"question\": ..., \"answer\": ...}}")
     for field in ("question", "answer"):
@@ -156,13 +201,17 @@ def _question(where: str, row, numeric: bool) -> Question:
     if not isinstance(depth, int) or isinstance(depth, bool) or depth < 0:
         raise ValueError(f"{where}: field 'depth' is {depth!r}; it must be an integer from 0 up")
     answer = row["answer"].strip()
-    if extract(f"answer {answer}") != answer:
+    given = _given(where, row, verifier)
+    if verifier == "choice" and not (len(answer) == 1 and 0 <= ord(answer) - ord("A") < len(dict(given)["options"])):
+        raise ValueError(f"{where}: answer {answer[:80]!r} is no letter of its {len(dict(given)['options'])} options; write one "
+                         "such as 'A'")
+    if verifier not in ("game24", "code") and extract(f"answer {answer}") != answer:
         raise ValueError(f"{where}: answer {answer[:80]!r} cannot be verified, since it holds the word `answer` or is too "
                          "long; shorten it to the bare result")
-    if numeric and number(answer) is None:
-        raise ValueError(f"{where}: answer {answer[:80]!r} is not a number such as -12, 1,234.5 or 3/4; repair it or set "
-                         "number=False")
-    return Question(row["question"], answer, depth)
+    if verifier == "number" and number(answer.removesuffix("%")) is None:
+        raise ValueError(f"{where}: answer {answer[:80]!r} is not a number such as -12, 1,234.5 or 3/4; repair it or take "
+                         f"another verifier ({', '.join(VERIFIERS)})")
+    return Question(row["question"], answer, depth, given=given)
 
 
 def _read_rows(path):

@@ -5,8 +5,10 @@
 ...     verdicts = [future.result() for future in futures]
 """
 
+import atexit
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+import functools
 import json
 import os
 import queue
@@ -76,6 +78,14 @@ class Judge:
 
     def __exit__(self, *_) -> None:
         self.close()
+
+
+@functools.cache
+def shared_judge() -> Judge:
+    """The judge of this process, with a worker per core; it ends with the process."""
+    judge = Judge(workers=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    atexit.register(judge.close)
+    return judge
 
 
 def _start() -> subprocess.Popen:

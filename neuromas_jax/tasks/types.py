@@ -1,7 +1,7 @@
 """What a task is: questions, the facts they are made of, verdicts, and a seeded generator with a total verifier."""
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from neuromas_jax.graph.textgraph import VIEWS
@@ -40,6 +40,7 @@ class Question:
     index: its place in its split; it seeds the sampler.
     facts: every sub-problem, needs first, the last one labelled `answer`; empty for files without a reader.
     common, parts: for a question in parts, what every node sees and the shares of the first layer.
+    given: what its verifier needs beside the answer, (name, value) pairs; see `verifiers.verify`.
     """
 
     text: str
@@ -49,6 +50,7 @@ class Question:
     facts: tuple[Fact, ...] = ()
     common: str = ""
     parts: tuple[str, ...] = ()
+    given: tuple[tuple[str, object], ...] = ()
 
     def view(self, kind: str, node: int, width: int | None = None) -> str:
         """The text that node `node` of a layer of `width` nodes sees; without parts every kind is the whole text.
@@ -123,6 +125,10 @@ class Task:
     def verify(self, message: str, question: Question) -> Verdict:
         """Exact comparison of what follows the last word `answer`; total, bounded, never raises."""
         return verify_text(message, question.answer)
+
+    def verify_all(self, messages: Sequence[str], questions: Sequence[Question]) -> list[Verdict]:
+        """A verdict for each message on the question beside it."""
+        return [self.verify(message, question) for message, question in zip(messages, questions, strict=True)]
 
     def _generate(self, split: str, index: int, depth: int | None) -> tuple[Question, int]:
         if split not in SPLITS:

@@ -14,7 +14,7 @@ from fractions import Fraction
 import re
 
 from neuromas_jax.tasks.cage import run_caged
-from neuromas_jax.tasks.verify import MALFORMED, MAX_CHARACTERS, Verdict, judged, number
+from neuromas_jax.tasks.verify import MALFORMED, MAX_CHARACTERS, Verdict, judged, number, verify_text
 
 _LINE = re.compile(r"(?i)(?<![a-z])answer(?:\s+is\b|\s*[:=])?\s*([^\n]*)")
 _LETTER = re.compile(r"\(?([A-Za-z])\)?(?:[).:]\s*(.*))?")
@@ -164,9 +164,15 @@ def _code(message, answer: str, facts: Mapping) -> Verdict:
     return judged(program, run_caged([program, *facts["tests"]], seconds=facts.get("seconds", 5.0)))
 
 
+def _exact(message, answer: str, facts: Mapping) -> Verdict:
+    """To the letter what follows the last word `answer`, as the generated families have it."""
+    return verify_text(message, answer)
+
+
 VERIFIERS: dict[str, Callable[[object, str, Mapping], Verdict]] = {
-    "text": _text, "number": _number, "choice": _choice, "game24": _game24, "latex": _latex, "code": _code,
+    "exact": _exact, "text": _text, "number": _number, "choice": _choice, "game24": _game24, "latex": _latex, "code": _code,
 }
+SLOW = ("latex", "code")  # for a judge's workers; the others take microseconds
 
 
 def verify(kind: str, message, answer: str, facts: Mapping | None = None) -> Verdict:

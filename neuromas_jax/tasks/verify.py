@@ -56,13 +56,6 @@ def verify_text(message, answer: str) -> Verdict:
     return judged(found, found == answer)
 
 
-def verify_number(message, answer: str) -> Verdict:
-    """Right when the extracted text is a number of the same exact value as `answer`."""
-    found = extract(message)
-    value = number(found)
-    return judged(found, value is not None and value == number(answer))
-
-
 def judged(found: str, right: bool) -> Verdict:
     """The verdict on an extracted text; without any it is malformed."""
     if not found:

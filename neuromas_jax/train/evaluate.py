@@ -2,7 +2,6 @@
 
 import collections
 import dataclasses
-import itertools
 import math
 
 import jax
@@ -155,9 +154,11 @@ def evaluate(
                 for layer in (*episodes, answer)
             ]
             limits = truncated(answer, run.program.sampling.end_id)
-            for (place, i), (said_by, limit) in itertools.product(enumerate(chosen), zip(answered, limits)):
-                answers[place] += [task.verify(text, asked[i]) for text in said_by[place]]
-                cut += limit[place, :used].tolist()
+            said_of = [(place, text) for place, _ in enumerate(chosen) for said_by in answered for text in said_by[place]]
+            judged = task.verify_all([text for _, text in said_of], [asked[chosen[place]] for place, _ in said_of])
+            for (place, _), verdict in zip(said_of, judged):
+                answers[place].append(verdict)
+            cut += [limit for place, _ in enumerate(chosen) for of_node in limits for limit in of_node[place, :used].tolist()]
             tokens += sum(int(np.asarray(layer.live[:, : len(chosen), :used]).sum()) for layer in episodes)
             for node, per_question in enumerate(row for layer in texts for row in layer):
                 said[node].update(text for row in per_question for text in row)

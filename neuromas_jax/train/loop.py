@@ -203,7 +203,8 @@ def train(
             episodes = compiled.rollout(learner.acting, batch, shown if start else keep, jax.random.fold_in(key, step))
             # 2. verdicts, on the host
             texts = message_texts(run.parts.tokenizer, run.program.sampling.end_id, episodes[-1])[0]
-            verdicts = [[run.task.verify(text, question) for text in row] for row, question in zip(texts, questions)]
+            every = run.task.verify_all([text for row in texts for text in row], [one for one in questions for _ in range(group)])
+            verdicts = [every[start : start + group] for start in range(0, len(every), group)]
             rewards = np.asarray([[verdict.reward for verdict in row] for row in verdicts], np.float32)
             invalid = invalid_messages(run, episodes, questions) if run.objective.invalid_penalty else None
             # 3. one step of policy gradient on all nodes
