@@ -6,6 +6,7 @@
 import inspect
 
 from neuromas_jax.tasks import arithmetic, boolean, listops, modular, navigate, parts, strings
+from neuromas_jax.tasks.benchmarks import BENCHMARKS, benchmark
 from neuromas_jax.tasks.files import FileTask, bbh, bbh_task, jsonl
 from neuromas_jax.tasks.types import Fact, Question, Task
 from neuromas_jax.tasks.verify import Verdict
@@ -19,13 +20,15 @@ FAMILIES = {
     "arithmetic": arithmetic.make,
     "parts": parts.make,
 }
-FILES = {"bbh": bbh_task, "jsonl": jsonl}
+FILES = {"bbh": bbh_task, "jsonl": jsonl, "benchmark": benchmark}
 
-__all__ = ["FAMILIES", "FILES", "Fact", "FileTask", "Question", "Task", "Verdict", "bbh", "bbh_task", "jsonl", "make_task"]
+__all__ = ["BENCHMARKS", "FAMILIES", "FILES", "Fact", "FileTask", "Question", "Task", "Verdict", "bbh", "bbh_task", "benchmark",
+           "jsonl", "make_task"]
 
 
 def make_task(name: str, /, **options) -> Task | FileTask:
-    """A family by name (`depths`, `weights`, `held_out_depth`), or `bbh` (`file`) or `jsonl` (`path`, ...).
+    """A family by name (`depths`, `weights`, `held_out_depth`), or `bbh` (`file`), `jsonl` (`path`, ...) or
+    `benchmark` (`name`, `folder`, ...).
 
     depths without weights are drawn alike often. Raises ValueError on unknown names and options.
     """

@@ -138,7 +138,7 @@ def jsonl(path, name: str | None = None, verifier: str = "exact", evaluation_onl
     first: dict[str, tuple[str, str]] = {}  # question -> where it first stands, its answer
     repeated = 0
     for where, row in _read_rows(path):
-        question = _question(where, row, verifier)
+        question = as_question(where, row, verifier)
         before, answer = first.setdefault(question.text, (where, question.answer))
         if answer != question.answer:
             raise ValueError(f"{where}: this question has the answer {question.answer[:80]!r}, and {answer[:80]!r} in {before}; "
@@ -155,12 +155,16 @@ def jsonl(path, name: str | None = None, verifier: str = "exact", evaluation_onl
         logging.warning("%s: %d lines repeat a question with its answer and are left out", path, repeated)
     if not any(dealt.values()):
         raise ValueError(f"{path} has no questions; give one JSON object a line with `question` and `answer`")
-    every = [question for rows in dealt.values() for question in rows]
-    answers = {question.answer for question in every}
-    options = [len(dict(question.given).get("options", answers)) for question in every]
-    chance = 0.0 if verifier in ("game24", "code") else sum(1 / count for count in options) / len(every)
+    chance = chance_of(verifier, [question for rows in dealt.values() for question in rows])
     name = name or path.name.removesuffix(".gz").removesuffix(".jsonl")
     return FileTask(name, {s: tuple(rows) for s, rows in dealt.items()}, evaluation_only, verifier, chance)
+
+
+def chance_of(verifier: str, questions: Sequence[Question]) -> float:
+    """Score of a uniform guess among a question's options, or among all answers that there are; none where many are right."""
+    answers = {question.answer for question in questions}
+    counts = [len(dict(question.given).get("options", answers)) for question in questions]
+    return 0.0 if verifier in ("game24", "code") or not counts else sum(1 / count for count in counts) / len(counts)
 
 
 GIVEN = {  # verifier -> fields of a row beside question and answer: (name, is it needed, what it holds)
@@ -183,7 +187,9 @@ def _given(where: str, row: dict, verifier: str) -> tuple[tuple[str, object], ..
     return tuple(found)
 
 
-def _question(where: str, row, verifier: str) -> Question:
+def as_question(where: str, row, verifier: str) -> Question:
+    """A row of a file as a question. Raises ValueError, naming `where`, for a field that is missing or that the verifier cannot
+    use."""
     if isinstance(row, dict) and verifier in ("game24", "code"):  # many answers are right
         row = {**row, "answer": row.get("answer") or "-"}
     if not isinstance(row, dict):

@@ -16,7 +16,6 @@ import select
 import subprocess
 import sys
 
-from neuromas_jax.tasks.verifiers import verify
 from neuromas_jax.tasks.verify import MAX_CHARACTERS, Verdict
 
 TIMEOUT = Verdict(0.0, "timeout", "")
@@ -90,7 +89,7 @@ def shared_judge() -> Judge:
 
 def _start() -> subprocess.Popen:
     """A worker that is ready. Its time limit begins after it has been started."""
-    worker = subprocess.Popen([sys.executable, "-m", __name__], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    worker = subprocess.Popen([sys.executable, "-m", "neuromas_jax.tasks.worker"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                               env={**os.environ, "JAX_PLATFORMS": "cpu"})
     if not worker.stdout.readline():
         raise RuntimeError(f"a verifier process ended as it started (exit code {worker.wait()}); see its message above")
@@ -107,21 +106,3 @@ def _ask(worker: subprocess.Popen, line: str, limit: float) -> dict | None:
     ready, _, _ = select.select([worker.stdout], [], [], limit)
     answer = worker.stdout.readline() if ready else b""
     return json.loads(answer) if answer.endswith(b"\n") else None
-
-
-def main() -> None:
-    """A worker: a job a line in, a verdict a line out."""
-    answers, sys.stdout = sys.stdout, sys.stderr  # what a verifier prints is no verdict
-    print("{}", file=answers, flush=True)
-    for line in sys.stdin:
-        job = json.loads(line)
-        try:
-            verdict = verify(**job)
-            found = {"reward": verdict.reward, "outcome": verdict.outcome, "answer": verdict.answer}
-        except Exception as error:
-            found = {"error": f"{type(error).__name__}: {error}"}
-        print(json.dumps(found), file=answers, flush=True)
-
-
-if __name__ == "__main__":
-    main()
