@@ -49,7 +49,7 @@ def test_records_hold_what_they_must():
     assert (record["ratio"], record["cpu_ratio"], record["unit"]) == (4.0, 6.0, "wall seconds")
 
 
-@pytest.mark.parametrize("name", ["rollout", "train_step", "compile_time"])
+@pytest.mark.parametrize("name", ["rollout", "train_step", "compile_time", "vmapped"])
 def test_commands_explain_themselves(name):
     done = subprocess.run([sys.executable, "-m", f"benchmarks.{name}", "--help"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0 and "--repeats" in done.stdout, done.stderr

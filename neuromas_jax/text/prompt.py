@@ -28,7 +28,8 @@ class PromptTemplate:
     `tag` may use `{layer}` and `{index}` (both from 1) and `{height}`, layers counted back from the readout, which is 1: with it
     a node keeps its tag when layers are put in front of it. `slot` may use `{k}` (place in the inbox, from 1); `note` and `final`
     `{message_tokens}` and `{facts}`: how many facts of `tokens_per_fact` tokens fit into the message. Template text may hold
-    control tokens; questions and messages cannot (see `text.tokenizer`).
+    control tokens; questions and messages cannot (see `text.tokenizer`). `end` is the token that ends a message, the tokenizer's
+    own end of text where it is empty. `text.chat` makes one for a chat model.
     """
 
     start: str = "<s>"
@@ -37,6 +38,7 @@ class PromptTemplate:
     note: str = "<note> {facts}"
     final: str = "<final> {facts}"
     tokens_per_fact: int = 2
+    end: str = ""
 
 
 BUDGET = ("message_tokens", "facts")

@@ -88,8 +88,8 @@ class FileTokenizer:
         return text[1:] if self._prefix_space and text.startswith(" ") else text
 
 
-def load_tokenizer(folder: str | Path) -> FileTokenizer:
-    """Reads `tokenizer.json` and `tokenizer_config.json` of a Hugging Face folder.
+def load_tokenizer(folder: str | Path, end: str = "") -> FileTokenizer:
+    """Reads `tokenizer.json` and `tokenizer_config.json` of a Hugging Face folder; `end` ends a message in place of its own.
 
     Raises FileNotFoundError where a file is missing, ValueError where one is cut off, or names an end or padding token that the
     tokenizer lacks.
@@ -98,7 +98,7 @@ def load_tokenizer(folder: str | Path) -> FileTokenizer:
     folder = Path(folder)
     definition = read_json(folder / "tokenizer.json", PURPOSE)
     config = read_json(folder / "tokenizer_config.json", PURPOSE)
-    end = _token_text(config.get("eos_token"))
+    end = end or _token_text(config.get("eos_token"))
     if end is None:
         raise ValueError(f"{folder / 'tokenizer_config.json'} names no eos_token; add the token that ends a message.")
     return FileTokenizer(definition, end, _token_text(config.get("pad_token")), source=str(folder / "tokenizer.json"))

@@ -119,6 +119,8 @@ def system(run: Run) -> dict:
         if value:
             graph[name] = value
     prompt = {**dataclasses.asdict(run.config.prompt), "tokens_per_fact": run.family.tokens_per_fact}
+    if not prompt["end"]:
+        del prompt["end"]
     if run.method.learns != "adapters":
         graph["learns"] = run.method.learns
     adapters = dataclasses.asdict(run.config.adapters)

@@ -33,13 +33,13 @@ class Parts:
 
 
 @functools.cache
-def load_parts(name: str, remat: bool = False) -> Parts:
-    """Loads "embedded" or a Hugging Face folder.
+def load_parts(name: str, remat: bool = False, end: str = "") -> Parts:
+    """Loads "embedded" or a Hugging Face folder; `end` is the token that ends a message, the tokenizer's own where it is empty.
 
     Raises FileNotFoundError for missing files, ValueError for damaged or mismatched ones.
     """
     folder = EMBEDDED if name == "embedded" else name
-    tokenizer = load_tokenizer(folder)
+    tokenizer = load_tokenizer(folder, end)
     backbone = load_backbone(folder)
     check_vocabulary(backbone.config, tokenizer)
     checksum = zlib.crc32(repr(backbone.config).encode() + (Path(folder) / "tokenizer.json").read_bytes())
@@ -106,7 +106,7 @@ def make_stage_run(config: Config, family: FamilyConfig, method: Method, learnin
     target = make_task(family.task, **family.options)
     options = dict(method.stages[0].options)
     task = make_task(family.task, **{**family.options, **options}) if options else target
-    parts = load_parts(config.backbone, config.remat)
+    parts = load_parts(config.backbone, config.remat, config.prompt.end)
     batch = config.rollout.questions
     microbatch = config.rollout.microbatch or default_microbatch(batch, config.rollout.group, method.graph)
     check_microbatch(microbatch, batch)
