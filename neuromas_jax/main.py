@@ -24,6 +24,7 @@ _CONFIG = config_flags.DEFINE_config_file(  # any key may be given, set by the f
     lock_config=False, accept_new_attributes=True)
 _WORKDIR = flags.DEFINE_string("workdir", "runs/quickstart", "Where everything is written; a second call goes on there.")
 _WORKER = flags.DEFINE_integer("worker", 0, "Number of this process; set by the first one for those it starts.")
+_DRY = flags.DEFINE_bool("dry_run", False, "Print graphs, prompts, budgets and estimates of memory and operations; do nothing.")
 _CACHE = flags.DEFINE_string("compilation_cache", "~/.cache/neuromas_jax/xla", "Folder of compiled programs; empty for none.")
 
 
@@ -81,6 +82,11 @@ def main(arguments):
     try:
         if not _WORKDIR.value:
             raise ValueError("--workdir is empty; name a folder, such as runs/mine")
+        if _DRY.value:
+            from neuromas_jax.experiments.dry_run import dry_run
+
+            print(dry_run(parse(_CONFIG.value)))
+            return
         config, cores = share_machine(parse(_CONFIG.value), _WORKER.value)
         backend()  # an error before anything else, where it cannot start
         if _WORKER.value == 0:
