@@ -132,6 +132,19 @@ def test_subjects(tmp_path):
         benchmark("gsm8k", tmp_path, "law")
 
 
+def test_another_sets_training_rows_stand_in(tmp_path):
+    write(tmp_path / "HumanEval.jsonl", FORMS["humaneval"][1])
+    write(tmp_path / "mbpp.jsonl", [FORMS["mbpp"][1] | dict(task_id=n, text=f"t{n}") for n in (20, 520, 700, 701)])
+    task = benchmark("humaneval", tmp_path, train="mbpp", train_folder=tmp_path)
+    assert [len(task.rows[split]) for split in ("train", "validation", "test")] == [2, 1, 1]
+    assert task.generate("train", 5).text.startswith("t70") and task.generate("test", 0).text.startswith("def f")
+    with pytest.raises(ValueError, match="give both or neither"):
+        benchmark("humaneval", tmp_path, train="mbpp")
+    write(tmp_path / "SVAMP.json", FORMS["svamp"][1])
+    with pytest.raises(ValueError, match="judged by 'code', and 'svamp' by 'number', and is for evaluation only"):
+        benchmark("humaneval", tmp_path, train="svamp", train_folder=tmp_path)
+
+
 def test_every_set_is_documented():
     text = (pathlib.Path(__file__).parents[1] / "docs" / "datasets.md").read_text()
     assert all(f"| `{name}` |" in text for name in BENCHMARKS)

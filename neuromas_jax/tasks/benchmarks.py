@@ -168,13 +168,17 @@ PARTS: dict[str, Callable[[Mapping], str]] = {
 }
 
 
-def benchmark(name: str, folder, subject: str | None = None) -> FileTask:
+def benchmark(
+    name: str, folder, subject: str | None = None, train: str | None = None, train_folder=None
+) -> FileTask:
     """A published set as a task.
 
     Args:
       name: of `BENCHMARKS`.
       folder: with the set's files; each split may be a JSON, JSON lines, CSV or SCAN text file, gzipped or not.
       subject: of `mmlu` or `bbh`, the one to test; training and validation rows are those of all subjects.
+      train, train_folder: another set with the same verifier, whose training and validation rows stand in for this one's: MBPP
+        for HumanEval, say, which has none.
 
     Raises:
       ValueError: an unknown set or subject, or a file that is damaged or holds rows of another form.
@@ -222,9 +226,18 @@ def benchmark(name: str, folder, subject: str | None = None) -> FileTask:
         rows[split] = [replace(question, index=index) for index, question in enumerate(rows[split])]
     if left_out:
         logging.info("%s: %d test rows that are known to be wrong are left out", name, left_out)
-    title = f"{name}_{subject}" if subject else name
-    return FileTask(title, {split: tuple(found) for split, found in rows.items()}, one.evaluation_only, one.verifier,
-                    chance_of(one.verifier, rows["test"]))
+    if (train is None) != (train_folder is None):
+        raise ValueError(f"benchmark {name!r}: train={train!r} and train_folder={train_folder!r}; give both or neither")
+    if train is not None:
+        other = benchmark(train, train_folder)
+        if other.verifier != one.verifier or other.evaluation_only:
+            raise ValueError(f"benchmark {name!r} is judged by {one.verifier!r}, and {train!r} by {other.verifier!r}"
+                             + (", and is for evaluation only" if other.evaluation_only else "") + "; train on another set")
+        rows = {split: [question for question in found if question.text not in seen] for split, found in other.rows.items()} | {
+            "test": rows["test"]}
+    title = "_".join(filter(None, (name, subject, train)))
+    return FileTask(title, {split: tuple(found) for split, found in rows.items()}, one.evaluation_only and train is None,
+                    one.verifier, chance_of(one.verifier, rows["test"]))
 
 
 def _file(folder: Path, name: str, split: str, subject: str | None) -> Path | None:

@@ -1,0 +1,9 @@
+"""MMLU Abstract Algebra, as in the paper: see `configs/paper/common.py`."""
+
+from configs.paper.common import paper
+
+TASK = dict(task="benchmark", options=dict(name="mmlu", folder="mmlu", subject="abstract_algebra"))
+
+
+def get_config(argument: str = ""):
+    return paper(argument, "algebra", TASK)
