@@ -66,7 +66,10 @@ BAD = {
     "cut": (lambda f: (f / "adapter_model.safetensors").write_bytes(b"x"), ValueError, ["damaged"]),
     "DoRA": (lambda f: edit(f, use_dora=True), ValueError, ["use_dora is True"]),
     "ranks of their own": (lambda f: edit(f, rank_pattern={"q_proj": 8}), ValueError, ["rank_pattern"]),
-    "another kind": (lambda f: edit(f, peft_type="IA3"), ValueError, ["'IA3'", "'LORA'"]),
+    "another kind": (lambda f: edit(f, peft_type="IA3"), ValueError, ["'IA3'", "LoRA"]),
+    "no kind": (lambda f: edit(f, peft_type=""), ValueError, ["peft_type"]),
+    "a start that changes the backbone": (lambda f: edit(f, init_lora_weights="pissa"), ValueError, ["init_lora_weights"]),
+    "what nobody knows yet": (lambda f: edit(f, use_newest_trick=True), ValueError, ["use_newest_trick is True"]),
     "no rank": (lambda f: edit(f, r=None), ValueError, ["r is None"]),
     "another rank": (lambda f: edit(f, r=8), ValueError, [FIRST, "(4, 32)", "(8, 32)"]),
     "a layer missing": (lambda f: edit_weights(f, lambda t: t.pop(FIRST.replace("layers.0", "layers.1"))),
@@ -135,6 +138,7 @@ def test_an_exported_graph_says_the_same_in_plain_transformers_and_peft(tmp_path
     graph, backbone = run.method.graph, run.parts.backbone
     bank = random_bank(backbone.config, graph.size, rank=config.adapters.rank, size=0.15)
     export_graph(run, bank, tmp_path)
+    (tmp_path / "backbone/generation_config.json").write_text('{"repetition_penalty": 1.5, "do_sample": true, "top_k": 3}')
     questions = [run.task.generate("test", index) for index in range(6)]
     done = subprocess.run([sys.executable, "-I", "run_graph.py"], cwd=tmp_path, capture_output=True, text=True,
                           input="\n".join(question.text for question in questions))

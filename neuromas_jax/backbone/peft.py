@@ -15,9 +15,11 @@ from neuromas_jax.files import read_json, write_text, written_whole
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PURPOSE = "a PEFT folder holds adapter_config.json beside adapter_model.safetensors"
-# What PEFT can do beside plain LoRA on linear maps, and the values under which it does not.
-PLAIN = {"peft_type": "LORA", "bias": "none", "use_dora": False, "fan_in_fan_out": False, "rank_pattern": {}, "alpha_pattern": {},
-         "modules_to_save": [], "layers_to_transform": [], "trainable_token_indices": []}
+# Fields under which an adapter is plain LoRA whatever they say, those that are read here, and what others must say to be so.
+NEUTRAL = {"task_type", "base_model_name_or_path", "auto_mapping", "revision", "inference_mode", "lora_dropout", "peft_version",
+           "layers_pattern", "megatron_core", "eva_config", "exclude_modules", "runtime_config", "qalora_group_size"}
+READ = {"r", "lora_alpha", "use_rslora", "target_modules"}
+ALLOWED = {"peft_type": ("LORA",), "bias": ("none",), "init_lora_weights": (True, False, "gaussian", "eva", "orthogonal")}
 
 
 def _name(site: str, layer: int, factor: str) -> str:
@@ -67,10 +69,13 @@ def load_peft(folder: str | Path, config: DecoderConfig) -> tuple[dict, float]:
     """
     folder = Path(folder)
     fields = read_json(folder / CONFIG, PURPOSE)
-    for name, plain in PLAIN.items():
-        if (fields.get(name) or plain) != plain:
-            raise ValueError(f"{folder / CONFIG}: {name} is {fields[name]!r}, only {plain!r} can be read: plain LoRA on linear "
-                             "maps. Train the adapter without it.")
+    for name, value in fields.items():
+        plain = value in ALLOWED[name] if name in ALLOWED else not value
+        if name not in NEUTRAL | READ and not plain:
+            raise ValueError(f"{folder / CONFIG}: {name} is {value!r}, and only plain LoRA on linear maps can be read. "
+                             "Train the adapter without it.")
+    if fields.get("peft_type") != "LORA":
+        raise ValueError(f"{folder / CONFIG}: peft_type is {fields.get('peft_type')!r}, only 'LORA' can be read.")
     rank, alpha = fields.get("r"), fields.get("lora_alpha")
     if not isinstance(rank, int) or rank < 1 or not isinstance(alpha, (int, float)):
         raise ValueError(f"{folder / CONFIG}: r is {rank!r} and lora_alpha {alpha!r}; they must be a whole number of 1 or more "

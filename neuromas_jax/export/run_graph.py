@@ -31,6 +31,8 @@ class Graph:
         for node in others:
             self.model.load_adapter(folder / node["adapter"], adapter_name=node["adapter"])
         self.model.eval()
+        # What the backbone's folder says of sampling and penalties is not the graph's.
+        self.model.base_model.model.generation_config = transformers.GenerationConfig()
 
     def encode(self, question: str) -> list[int]:
         """Ids of a question. Raises ValueError where it spells a control token: those are the template's alone."""

@@ -100,5 +100,5 @@ def token_scores(
     whole = jnp.log(sums.total)
     kl = zero
     if bare is not None:
-        kl = sums.crossed / sums.total - (sums.top + whole) + (sums.bare_top + jnp.log(sums.bare_total))
+        kl = sums.crossed / sums.total - (sums.top - sums.bare_top) - (whole - jnp.log(sums.bare_total))
     return Scores(sums.chosen - sums.top - whole, whole - sums.weighted / sums.total, kl)

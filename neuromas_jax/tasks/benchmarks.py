@@ -20,8 +20,8 @@ import zlib
 
 from absl import logging
 
-from neuromas_jax.tasks.files import FileTask, as_question, chance_of
-from neuromas_jax.tasks.splits import split_of
+from neuromas_jax.tasks.files import FileTask, as_question, chance_of, check_verifier
+from neuromas_jax.tasks.splits import normalise, split_of
 from neuromas_jax.tasks.types import Question
 
 ENDINGS = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".csv", ".csv.gz", ".txt", ".txt.gz")
@@ -189,8 +189,9 @@ def benchmark(
     one, folder = BENCHMARKS[name], Path(folder)
     if subject is not None and one.subjects is None:
         raise ValueError(f"benchmark {name!r} has no subjects, so subject={subject!r} means nothing; leave it out")
+    check_verifier(one.verifier)
     rows: dict[str, list[Question]] = {"train": [], "validation": [], "test": []}
-    subjects, left_out = set(), 0
+    subjects, tested, left_out = set(), set(), 0  # tested: stems of all test rows, of other subjects too
     for split in one.files:
         path = _file(folder, name, split, subject)
         if path is None:
@@ -210,6 +211,8 @@ def benchmark(
             about = record.get(one.subjects) if one.subjects else None
             if about:
                 subjects.add(about)
+            if split == "test":
+                tested.add(stem(row["question"]))
             if split == "test" and subject and about and about != subject:
                 continue
             question = as_question(where, row, one.verifier)
@@ -217,13 +220,9 @@ def benchmark(
     if subject and subjects and subject not in subjects:
         raise ValueError(f"benchmark {name!r} has no subject {subject!r}; allowed: {', '.join(sorted(subjects))}")
     if rows["train"] and not rows["validation"]:
-        rows["validation"] = [question for question in rows["train"] if split_of(question.text) == "validation"]
-        kept = {question.text for question in rows["validation"]}
-        rows["train"] = [question for question in rows["train"] if question.text not in kept]
-    seen = {question.text for question in rows["test"]}
-    for split in ("train", "validation"):  # a few sets repeat test questions in training
-        rows[split] = [question for question in rows[split] if question.text not in seen]
-        rows[split] = [replace(question, index=index) for index, question in enumerate(rows[split])]
+        rows["validation"] = [question for question in rows["train"] if split_of(stem(question.text)) == "validation"]
+        rows["train"] = [question for question in rows["train"] if split_of(stem(question.text)) != "validation"]
+    apart(rows, tested)
     if left_out:
         logging.info("%s: %d test rows that are known to be wrong are left out", name, left_out)
     if (train is None) != (train_folder is None):
@@ -233,11 +232,25 @@ def benchmark(
         if other.verifier != one.verifier or other.evaluation_only:
             raise ValueError(f"benchmark {name!r} is judged by {one.verifier!r}, and {train!r} by {other.verifier!r}"
                              + (", and is for evaluation only" if other.evaluation_only else "") + "; train on another set")
-        rows = {split: [question for question in found if question.text not in seen] for split, found in other.rows.items()} | {
-            "test": rows["test"]}
+        rows = {split: list(found) for split, found in other.rows.items()} | {"test": rows["test"]}
+        apart(rows, tested)
     title = "_".join(filter(None, (name, subject, train)))
     return FileTask(title, {split: tuple(found) for split, found in rows.items()}, one.evaluation_only and train is None,
                     one.verifier, chance_of(one.verifier, rows["test"]))
+
+
+def stem(text: str) -> str:
+    """What two rows have in common that are the same question with other options, or statements about the same premises."""
+    kept = [line for line in text.split("\n") if not re.match(r"[A-Z]\) |True, False or Unknown: ", line)]
+    return normalise("\n".join(kept)).casefold()
+
+
+def apart(rows: dict[str, list[Question]], tested: set[str]) -> None:
+    """Takes out of training and validation what is tested, and out of training what is validated on: some sets repeat questions.
+    """
+    for split, others in (("validation", tested), ("train", tested | {stem(question.text) for question in rows["validation"]})):
+        kept = [question for question in rows[split] if stem(question.text) not in others]
+        rows[split] = [replace(question, index=index) for index, question in enumerate(kept)]
 
 
 def _file(folder: Path, name: str, split: str, subject: str | None) -> Path | None:
@@ -269,11 +282,13 @@ def read_records(path: Path) -> Iterator[tuple[str, dict]]:
         raise ValueError(f"{path}: broken or not UTF-8 ({error}); copy it again") from error
     kind = path.name.removesuffix(".gz").rpartition(".")[2]
     if kind == "csv":
-        lines = text.splitlines()
-        header = lines and lines[0].startswith(("Rank", "ID"))
-        reader = csv.DictReader(io.StringIO(text)) if header else (
-            dict(enumerate(row)) for row in csv.reader(io.StringIO(text)))
-        yield from ((f"{path}, row {number}", row) for number, row in enumerate(reader, 1))
+        header = "Puzzles" in text.split("\n", 1)[0].split(",")
+        try:
+            table = io.StringIO(text)
+            found = list(csv.DictReader(table) if header else (dict(enumerate(row)) for row in csv.reader(table)))
+        except csv.Error as error:
+            raise ValueError(f"{path}: no table ({error}); copy it again") from error
+        yield from ((f"{path}, row {number}", row) for number, row in enumerate(found, 1))
         return
     if kind == "txt":
         for number, line in enumerate(text.splitlines(), 1):

@@ -4,52 +4,77 @@
 True
 
 What the cage keeps out is said in `caged.py`. What it cannot know: whether a program that passes its tests does so honestly. It
-runs in one process with them, so one that looks for its judge there (an object that equals everything, say) may fool it.
+runs in one process with them, so one that looks for its judge there, or answers with an object that equals everything, may fool
+it; `verifiers` refuses programs that name the usual ways.
 """
 
 import functools
 import json
+import os
 from pathlib import Path
 import secrets
+import select
 import subprocess
 import sys
-import tempfile
+import time
 
 INSIDE = Path(__file__).with_name("caged.py")
+LOCKED, START = b"locked", 20.0  # what it says when it is locked in, and seconds to get there
 
 
-def run_caged(texts: list[str], seconds: float = 5.0, memory: int = 2**30, size: int = 2**20) -> bool:
-    """Whether all texts ran one after another, in one namespace, without raising anything.
+def run_caged(texts: list[str], seconds: float = 5.0, memory: int = 2**30) -> bool:
+    """Whether all texts ran one after another, as one module, without raising anything.
 
     Args:
       texts: Python programs, the tests last.
       seconds: of wall time, and of CPU time (rounded up).
       memory: most bytes of address space.
-      size: most bytes of a file.
 
     Raises:
-      RuntimeError: this system has no cage: nothing was run.
+      RuntimeError: this system has no cage: nothing was run. No program can bring it about: it is read only behind the bars.
     """
-    word = secrets.token_hex(16)
-    job = {"texts": texts, "word": word, "seconds": int(seconds) + 1, "memory": memory, "size": size}
-    with tempfile.TemporaryDirectory(prefix="caged") as folder:
+    word = secrets.token_hex(16).encode()
+    with subprocess.Popen([sys.executable, "-I", "-S", "-X", "utf8", str(INSIDE)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                          stderr=subprocess.DEVNULL, cwd="/", env={}, start_new_session=True) as child:
         try:
-            done = subprocess.run(
-                [sys.executable, "-I", "-S", "-X", "utf8", str(INSIDE)], input=json.dumps(job).encode(), capture_output=True,
-                cwd=folder, env={}, timeout=seconds, start_new_session=True)
-        except subprocess.TimeoutExpired:  # it has been killed; it cannot have started others
-            return False
-    if done.stdout.startswith(b"uncaged") or (done.returncode not in (0, 1) and not done.stdout and done.stderr):
-        reason = (done.stdout or done.stderr).decode(errors="replace")[-200:]
-        raise RuntimeError(f"programs cannot be run safely here ({reason}): "
-                           "code tasks need Linux 5.13 or later with seccomp and Landlock, on x86-64 or arm64")
-    return done.returncode == 0 and done.stdout == word.encode()
+            _send(child, json.dumps({"seconds": int(seconds) + 1, "memory": memory}).encode() + b"\n")
+            said = _read(child, len(LOCKED), START)
+            if said != LOCKED:
+                reason = (said + _read(child, 200, 1.0)).decode(errors="replace") or f"exit code {child.poll()}"
+                raise RuntimeError(f"programs cannot be run safely here ({reason}): code tasks need Linux 6.2 or later with "
+                                   "seccomp and Landlock, on x86-64 or arm64")
+            if not _send(child, json.dumps(texts).encode() + b"\n" + word + b"\n"):
+                return False
+            return _read(child, len(word) + 1, seconds) == word
+        finally:
+            child.kill()
+
+
+def _send(child: subprocess.Popen, data: bytes) -> bool:
+    try:
+        child.stdin.write(data)
+        child.stdin.flush()
+        return True
+    except BrokenPipeError:
+        return False
+
+
+def _read(child: subprocess.Popen, most: int, seconds: float) -> bytes:
+    """Up to so many bytes, less where the child ends or the time is over."""
+    found, end = b"", time.monotonic() + seconds
+    while len(found) < most and (left := end - time.monotonic()) > 0:
+        ready, _, _ = select.select([child.stdout], [], [], left)
+        part = os.read(child.stdout.fileno(), most - len(found)) if ready else b""
+        if not part:
+            break
+        found += part
+    return found
 
 
 @functools.cache
 def check_cage() -> None:
     """Raises RuntimeError where there is no cage, before any question is asked."""
     if not sys.platform.startswith("linux"):
-        raise RuntimeError(f"programs cannot be run safely on {sys.platform}: code tasks need Linux 5.13 or later")
+        raise RuntimeError(f"programs cannot be run safely on {sys.platform}: code tasks need Linux 6.2 or later")
     if not run_caged(["x = 1 + 1", "assert x == 2"], seconds=20.0):
         raise RuntimeError("programs cannot be run safely here: a harmless one did not come back from the cage")

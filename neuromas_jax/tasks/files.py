@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 import functools
 import gzip
+import importlib.util
 import json
 import random
 import zlib
@@ -128,11 +129,7 @@ def jsonl(path, name: str | None = None, verifier: str = "exact", evaluation_onl
     """
     if verifier not in VERIFIERS:
         raise ValueError(f"unknown verifier {verifier!r}; allowed: {', '.join(VERIFIERS)}")
-    if verifier == "code":
-        try:
-            check_cage()
-        except RuntimeError as error:
-            raise ValueError(f"verifier 'code': {error}") from error
+    check_verifier(verifier)
     path = Path(path)
     dealt = {split: [] for split in FILE_SPLITS}
     first: dict[str, tuple[str, str]] = {}  # question -> where it first stands, its answer
@@ -158,6 +155,17 @@ def jsonl(path, name: str | None = None, verifier: str = "exact", evaluation_onl
     chance = chance_of(verifier, [question for rows in dealt.values() for question in rows])
     name = name or path.name.removesuffix(".gz").removesuffix(".jsonl")
     return FileTask(name, {s: tuple(rows) for s, rows in dealt.items()}, evaluation_only, verifier, chance)
+
+
+def check_verifier(verifier: str) -> None:
+    """Raises ValueError for a verifier that cannot work here: code without a cage, LaTeX without its library."""
+    if verifier == "code":
+        try:
+            check_cage()
+        except RuntimeError as error:
+            raise ValueError(f"verifier 'code': {error}") from error
+    if verifier == "latex" and importlib.util.find_spec("math_verify") is None:
+        raise ValueError("verifier 'latex' needs math-verify: pip install neuromas_jax[math]")
 
 
 def chance_of(verifier: str, questions: Sequence[Question]) -> float:

@@ -5,16 +5,15 @@
 ...     verdicts = [future.result() for future in futures]
 """
 
-import atexit
 from collections.abc import Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 import functools
 import json
 import os
 import queue
-import select
 import subprocess
 import sys
+import threading
 
 from neuromas_jax.tasks.verify import MAX_CHARACTERS, Verdict
 
@@ -22,7 +21,7 @@ TIMEOUT = Verdict(0.0, "timeout", "")
 
 
 class Judge:
-    """A few worker processes, each with one message at a time. Use it as a context, or `close` it.
+    """A few worker processes, each with one message at a time. Use it as a context, or `close` it; it keeps no process alive.
 
     Args:
       workers: processes.
@@ -33,44 +32,42 @@ class Judge:
         if workers < 1 or limit <= 0:
             raise ValueError(f"workers={workers}, limit={limit}; give 1 worker or more and a limit above 0 seconds")
         self._limit = limit
-        self._free: queue.SimpleQueue = queue.SimpleQueue()
-        for _ in range(workers):
-            self._free.put(None)  # started when first needed
-        self._threads = ThreadPoolExecutor(workers, "judge")
+        self._jobs: queue.SimpleQueue = queue.SimpleQueue()
+        self._threads = [threading.Thread(target=self._serve, daemon=True) for _ in range(workers)]
+        for thread in self._threads:
+            thread.start()
 
     def submit(self, kind: str, message, answer: str, facts: Mapping | None = None) -> Future:
         """A future of `verifiers.verify`'s verdict; what a worker raises (no cage for code, say) comes as RuntimeError."""
-        return self._threads.submit(self._judge, {"kind": kind, "message": message, "answer": answer, "facts": facts or {}})
+        known = message if isinstance(message, str) and len(message) <= MAX_CHARACTERS else None  # all others are alike
+        future: Future = Future()
+        self._jobs.put(({"kind": kind, "message": known, "answer": answer, "facts": facts or {}}, future))
+        return future
 
-    def _judge(self, job: dict) -> Verdict:
-        text = job["message"]
-        if not isinstance(text, str) or len(text) > MAX_CHARACTERS:  # nothing that is not text has a verdict of its own
-            job["message"] = None
-        worker = self._free.get()
-        try:
-            if worker is None or worker.poll() is not None:
-                worker = _start()
-            answer = _ask(worker, json.dumps(job), self._limit)
-            if answer is None:
-                worker.kill()
-                worker.wait()
-                return TIMEOUT
-        finally:
-            self._free.put(worker)
-        if "error" in answer:
-            raise RuntimeError(answer["error"])
-        return Verdict(**answer)
+    def _serve(self) -> None:
+        worker = None
+        while (job := self._jobs.get()) is not None:
+            asked, future = job
+            try:
+                worker = worker if worker and worker.poll() is None else _start()
+                found = _ask(worker, json.dumps(asked).encode() + b"\n", self._limit)
+                if found is None:
+                    worker = _end(worker)
+                    future.set_result(TIMEOUT)
+                elif "error" in found:
+                    future.set_exception(RuntimeError(found["error"]))
+                else:
+                    future.set_result(Verdict(**found))
+            except Exception as error:
+                future.set_exception(error)
+        _end(worker)
 
     def close(self) -> None:
         """Waits for what was submitted, and ends the workers."""
-        self._threads.shutdown()
-        while not self._free.empty():
-            worker = self._free.get()
-            if worker is not None:
-                worker.stdin.close()
-                worker.stdout.close()
-                worker.kill()
-                worker.wait()
+        for _ in self._threads:
+            self._jobs.put(None)
+        for thread in self._threads:
+            thread.join()
 
     def __enter__(self) -> "Judge":
         return self
@@ -81,10 +78,8 @@ class Judge:
 
 @functools.cache
 def shared_judge() -> Judge:
-    """The judge of this process, with a worker per core; it ends with the process."""
-    judge = Judge(workers=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
-    atexit.register(judge.close)
-    return judge
+    """The judge of this process, with a worker per core."""
+    return Judge(workers=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
 
 
 def _start() -> subprocess.Popen:
@@ -96,13 +91,27 @@ def _start() -> subprocess.Popen:
     return worker
 
 
-def _ask(worker: subprocess.Popen, line: str, limit: float) -> dict | None:
+def _end(worker: subprocess.Popen | None) -> None:
+    if worker is not None:
+        worker.kill()
+        worker.wait()
+        for stream in (worker.stdin, worker.stdout):
+            try:
+                stream.close()
+            except BrokenPipeError:  # what it was not sent any more
+                pass
+
+
+def _ask(worker: subprocess.Popen, line: bytes, limit: float) -> dict | None:
     """What the worker answers; None if it took too long or died."""
+    timer = threading.Timer(limit, worker.kill)
+    timer.start()
     try:
-        worker.stdin.write(line.encode() + b"\n")
+        worker.stdin.write(line)
         worker.stdin.flush()
+        answer = worker.stdout.readline()
     except BrokenPipeError:
         return None
-    ready, _, _ = select.select([worker.stdout], [], [], limit)
-    answer = worker.stdout.readline() if ready else b""
+    finally:
+        timer.cancel()
     return json.loads(answer) if answer.endswith(b"\n") else None

@@ -1,7 +1,7 @@
 """Verifiers of real benchmarks, by the form of their answers. Every one is total: any object gives a Verdict, in bounded time.
 
-All but code read one line of a message, the last that names the answer (`final_answer`), and compare the whole of it: an answer
-that is only somewhere in the text, or one of several, is wrong.
+All but code read what a message gives as its answer (`final_answer`) and compare the whole of it: one that is only somewhere in
+the text, or one of several, is wrong.
 
 >>> verify("number", "3 + 4 = 7\\nAnswer: 7.", "7").outcome
 'right'
@@ -11,39 +11,81 @@ that is only somewhere in the text, or one of several, is wrong.
 
 from collections.abc import Callable, Mapping
 from fractions import Fraction
+import itertools
 import re
+import textwrap
 
 from neuromas_jax.tasks.cage import run_caged
 from neuromas_jax.tasks.verify import MALFORMED, MAX_CHARACTERS, Verdict, judged, number, verify_text
 
-_LINE = re.compile(r"(?i)(?<![a-z])answer(?:\s+is\b|\s*[:=])?\s*([^\n]*)")
-_LETTER = re.compile(r"\(?([A-Za-z])\)?(?:[).:]\s*(.*))?")
-_BLOCK = re.compile(r"```(?:python|py)?[ \t]*\n(.*?)(?:```|\Z)", re.DOTALL | re.IGNORECASE)
+# `answer`, and whether `is`, `:` or `=` says that it comes now; marks for bold text may stand between.
+_ANSWER = re.compile(r"(?i)(?<![a-z])answer\b[ \t*_`]*(is\b)?[ \t*_`]*([:=])?[ \t*_]*|^####", re.MULTILINE)
+_LETTER = re.compile(r"(?:option |choice )?[(\[]?([a-z])[)\]]?(?: ?[).:\-] ?(\S.*)?)?", re.IGNORECASE)
+_FENCE = re.compile(r"[ \t]*(```+|~~~+)[ \t]*([\w+-]*)[ \t]*\r?")
 _TOKEN = re.compile(r"\s*(?:(\d{1,9})|([-+*/()]))")
-MAX_EXPRESSION = 200
-LIMIT = 24  # what four numbers must make
+_WRAPPED = re.compile(r"\\(?:boxed|text|textbf|textit|mathrm|mathbf|mathsf) ?\{")
+# Ways in which a program would look for its judge instead of solving its task: no honest solution of the sets here needs one.
+_PRYING = re.compile(r"_getframe|\bbuiltins\b|__builtins__|\bctypes\b|\b_exit\b|\bgc\b|\binspect\b|f_(?:back|locals|globals)\b|"
+                     r"tb_frame|settrace|setprofile|__subclasses__|/proc/")
+MAX_ANSWER = 1000  # characters; what is longer is no answer
+MAX_EXPRESSION, MAX_DEPTH = 200, 20
+GOAL = 24  # what four numbers must make
+SIGNS = {"×": "*", "·": "*", "⋅": "*", "÷": "/", "−": "-", "–": "-", "\\times": "*", "\\cdot": "*", "\\div": "/", "\\left": "",
+         "\\right": "", "[": "(", "]": ")", "{": "(", "}": ")"}
+FALSE_IN_LATEX = ("\\ne", "\\ge", "\\le", "\\approx", "\\sim", "\\cancel", "\\pm", "\\to", "<", ">", "$", "≠", "≈", "≥", "≤")
 
 
 def final_answer(message) -> str:
-    """What the last line with the word `answer` says, or the last `\\boxed{...}` behind it or where there is no such line.
+    """What a message gives as its answer; "" where that cannot be told, for anything but text, and for text that is too long.
 
-    Stripped of the marks that models put around answers: `**`, `$`, and a full stop. "" for none, for anything but text, and for
-    text that is too long.
+    The last `answer is`, `answer:` or `####` counts, with the line behind it (or the next, where that is empty); a `\\boxed{}`
+    on a later line, or without any, counts for more; `answer` alone, as the generated families have it, only where there is
+    neither. Several different boxes in one line are no answer. Marks around it are taken off: bold, quotes, `$`, `\\text{}`, a
+    full stop.
     """
     if not isinstance(message, str) or len(message) > MAX_CHARACTERS:
         return ""
-    found, at = "", -1
-    for match in _LINE.finditer(message):
-        found, at = match.group(1), match.start()
+    marked, bare = None, None
+    for match in _ANSWER.finditer(message):
+        if match[1] or match[2] or match[0] == "####":
+            marked = match
+        else:
+            bare = match
     box = message.rfind("\\boxed{")
-    if box > at or (box >= 0 and not found):
-        found = _braced(message, box + len("\\boxed{"))
-    elif "\\boxed{" in found:
-        found = _braced(found, found.index("\\boxed{") + len("\\boxed{"))
-    found = found.strip().strip("*`").strip()
-    if len(found) > 1 and found.startswith("$") and found.endswith("$"):
-        found = found.strip("$").strip()
-    return found.removesuffix(".").strip().strip("*").strip()
+    if box >= 0 and (marked is None or "\n" in message[marked.end():box]):
+        start = message.rfind("\n", 0, box) + 1
+        inside = {clean(one) for one in _boxes(message[start:].split("\n")[0]) or [_braced(message, box + len("\\boxed{"))]}
+        return inside.pop() if len(inside) == 1 else ""
+    found = marked or bare
+    if found is None:
+        return ""
+    lines = [line for line in message[found.end():].split("\n", 2)[:2] if clean(line)]
+    return clean(lines[0]) if lines else ""
+
+
+def clean(text: str) -> str:
+    """An answer without what models put around it, its white space in single blanks; "" if it is too long for one."""
+    if len(text) > MAX_ANSWER + 1000:  # bounded before anything looks at it twice
+        return ""
+    text = " ".join(text.split())
+    before = None
+    while text != before:
+        before = text
+        text = text.strip("*_ ").removesuffix(".").strip("*_ ")
+        for left, right in (("$", "$"), ("`", "`"), ('"', '"'), ("'", "'"), ("“", "”"), ("\\(", "\\)"), ("\\[", "\\]")):
+            inner = text[len(left): len(text) - len(right)]
+            if len(text) > len(left) + len(right) - 1 and text.startswith(left) and text.endswith(right) and left not in inner:
+                text = inner
+        if (match := _WRAPPED.match(text)) and len(inner := _braced(text, match.end())) == len(text) - match.end() - 1:
+            text = inner
+    return text if len(text) <= MAX_ANSWER else ""
+
+
+def _boxes(line: str) -> list[str]:
+    """What the boxes of a line hold; none where one does not end in it."""
+    starts = [match.end() for match in re.finditer(r"\\boxed\{", line)]
+    found = [_braced(line, start) for start in starts]
+    return found if all(found) else []
 
 
 def _braced(text: str, start: int) -> str:
@@ -57,48 +99,60 @@ def _braced(text: str, start: int) -> str:
 
 
 def _text(message, answer: str, facts: Mapping) -> Verdict:
-    """The same words; spaces and the case of letters do not count."""
+    """The same words; the case of letters does not count, nor brackets around the one letter of an option."""
     found = final_answer(message)
-    return judged(found, " ".join(found.split()).casefold() == " ".join(answer.split()).casefold())
+    option = re.fullmatch(r"\(([A-Z])\)", answer)
+    said, wanted = (found.strip("()[]"), option[1]) if option else (found, clean(answer))
+    return judged(found, said.casefold() == wanted.casefold())
 
 
 def _number(message, answer: str, facts: Mapping) -> Verdict:
-    """The same exact number: `1,234.50`, `3/4`, `$18`, and `50%` where the answer is one."""
-    found = final_answer(message).replace("−", "-")
-    value = number(found.removeprefix("$").removesuffix("%" if answer.endswith("%") else "").strip())
+    """The same exact number: `1,234.50`, `3/4`, `$18`, `18 dollars`, `\\frac{3}{4}`, and `50%` where the answer is one."""
+    found = final_answer(message)
+    text = found.replace("−", "-").replace("{,}", ",").replace("\\$", "$").replace("\\%", "%").replace("\\!", "")
+    text = re.sub(r"\\[dt]?frac ?\{ ?(\d+) ?\} ?\{ ?(\d+) ?\}", r"\1/\2", text)
+    text = re.sub(r"(?<=[\d%]) (?!or$|and$|to$)[a-zA-Z]+\Z", "", text)  # a unit
+    text = re.sub(r"\A([+-]?) ?\$ ?", r"\1", text).removesuffix("%" if answer.endswith("%") else "").strip()
+    value = number(re.sub(r"\A([+-]?)\.(?=\d)", r"\g<1>0.", text))
     return judged(found, value is not None and value == number(answer.removesuffix("%")))
 
 
 def _choice(message, answer: str, facts: Mapping) -> Verdict:
-    """The letter of an option, `B`, `(B)` or `B.`, alone or with that option's own text behind it."""
+    """The letter of an option, `B`, `(B)`, `B.` or `Option B`, alone or with that option's own text behind it."""
     found = final_answer(message)
-    match = _LETTER.fullmatch(found)
+    match = _LETTER.fullmatch(clean(found.replace("*", "")))
     if match is None:
         return judged(found, False)
-    letter, rest = match.group(1).upper(), (match.group(2) or "").strip()
+    letter, rest = match.group(1).upper(), clean(match.group(2) or "")
     options = facts.get("options", ())
     index = ord(letter) - ord("A")
     own = options[index] if index < len(options) else ""
-    return judged(found, letter == answer and (not rest or rest.casefold() == own.strip().removesuffix(".").casefold()))
+    return judged(found, letter == answer and (not rest or rest.casefold() == clean(own).casefold()))
 
 
 def _game24(message, answer: str, facts: Mapping) -> Verdict:
-    """An expression over each of the four numbers once that makes 24, in exact fractions; `= 24` may stand behind it."""
+    """An expression over each of the four numbers once that makes 24, in exact fractions; `= 24` may stand beside it."""
     found = final_answer(message)
-    text = re.sub(r"\s*=\s*24\s*\Z", "", found).replace("×", "*").replace("÷", "/").replace("−", "-")
+    text = found
+    if len(text) <= MAX_EXPRESSION:
+        for sign, plain in SIGNS.items():
+            text = text.replace(sign, plain)
+        text = re.sub(r"(?<=[\d)]) ?x ?(?=[\d(])", "*", text)
+        text = text.removesuffix("24").rstrip().removesuffix("=") if re.search(r"= ?24\Z", text) else re.sub(r"\A24 ?=", "", text)
     result = evaluate(text)
     if result is None:
         return judged(found, False)
     value, used = result
-    return judged(found, value == LIMIT and sorted(used) == sorted(facts["numbers"]))
+    return judged(found, value == GOAL and sorted(used) == sorted(facts["numbers"]))
 
 
 def evaluate(text: str) -> tuple[Fraction, list[int]] | None:
     """Value of an expression of whole numbers, `+ - * /` and brackets, and the numbers in it; None for anything else.
 
-    No power and no unary sign, so values stay small: of `n` numbers of 9 digits, at most `9 n`.
+    No power and no unary sign, so values stay small: of `n` numbers of 9 digits, at most `9 n`. At most 20 brackets deep.
     """
-    if len(text) > MAX_EXPRESSION:
+    depths = itertools.accumulate({"(": 1, ")": -1}.get(letter, 0) for letter in text[: MAX_EXPRESSION + 1])
+    if len(text) > MAX_EXPRESSION or max(depths, default=0) > MAX_DEPTH:
         return None
     tokens, at = [], 0
     while at < len(text.rstrip()):
@@ -139,29 +193,64 @@ def _latex(message, answer: str, facts: Mapping) -> Verdict:
     from math_verify import parse, verify as equal
 
     found = final_answer(message)
+    symbol, equals, value = found.rpartition("=")
+    text = value if re.fullmatch(r" ?[a-zA-Z] ?", symbol) else found  # `x = 5` for 5, but not `8 = 5`
+    strange = [mark for mark in (*FALSE_IN_LATEX, "=", "%", "\\{", "[") if mark in text and mark not in answer]
+    if not text or strange:  # it reads `\ne 7` as 7, and a set as a tuple
+        return judged(found, False)
     try:
-        right = bool(found) and equal(parse(f"${answer}$", parsing_timeout=None), parse(f"${found}$", parsing_timeout=None),
-                                      timeout_seconds=None)
+        sides = [parse(f"${side}$", parsing_timeout=None) for side in (answer, text)]
+        right = equal(*sides, float_rounding=12, timeout_seconds=None)
     except Exception:  # it raises whatever sympy does
         right = False
     return judged(found, right)
 
 
 def _code(message, answer: str, facts: Mapping) -> Verdict:
-    """The last fenced block of a message, or all of it, passes the tests in a cage.
+    """A program passes the tests in a cage: the last fenced block of Python that defines a function, or all of a message without
+    such blocks.
 
-    `facts["before"]` is what the program goes on from (HumanEval's prompt), which a message that repeats it need not have.
+    `facts["before"]` is what it goes on from (HumanEval's prompt), which a message that repeats it need not have. Programs that
+    name ways to their judge are wrong.
     """
     if not isinstance(message, str) or len(message) > MAX_CHARACTERS or not message.strip():
         return MALFORMED
-    blocks = _BLOCK.findall(message)
-    program, before = blocks[-1] if blocks else message, facts.get("before", "")
-    name = facts.get("name")
-    if before and not (name and re.search(rf"^def {re.escape(name)}\b", program, re.MULTILINE)):
-        program = before + program
-    elif before:  # a whole function: it still needs the prompt's imports and helpers
+    program = program_of(message, facts.get("name"))
+    before, name = facts.get("before", ""), facts.get("name")
+    if not program.strip():
+        return MALFORMED
+    if _PRYING.search(program):
+        return judged(program, False)
+    if before and name and re.search(rf"^def {re.escape(name)}\b", program, re.MULTILINE):  # it still needs imports and helpers
         program = before.rstrip() + "\n    pass\n\n" + program
+    elif before:
+        first = next(line for line in program.split("\n") if line.strip())
+        program = before + (program if first[0] in " \t" else textwrap.indent(program, "    "))
+    first = [line for line in program.split("\n") if line.startswith("from __future__ ")]
+    program = "\n".join([*first, *(line for line in program.split("\n") if line not in first)])
     return judged(program, run_caged([program, *facts["tests"]], seconds=facts.get("seconds", 5.0)))
+
+
+def program_of(message: str, name: str | None = None) -> str:
+    """The program in a message: of its fenced blocks of Python, or of no language, the last that defines `name`, else the last
+    with a definition, else the last; the whole message where it has none."""
+    blocks, inside, mark = [], None, ""
+    for line in message.split("\n"):
+        fence = _FENCE.fullmatch(line)
+        if inside is None and fence:
+            mark, inside = fence[1], []
+            wanted = fence[2].lower() in ("", "py", "python", "python3")
+        elif inside is not None and fence and not fence[2] and fence[1].startswith(mark):
+            blocks += ["\n".join(inside)] if wanted else []
+            inside = None
+        elif inside is not None:
+            inside.append(line.rstrip("\r"))
+    if inside is not None and wanted:  # cut off before the end
+        blocks.append("\n".join(inside))
+    blocks = [textwrap.dedent(block) if not name or "def " in block else block for block in blocks]
+    named = [block for block in blocks if name and re.search(rf"^\s*def {re.escape(name)}\b", block, re.MULTILINE)]
+    defining = [block for block in blocks if re.search(r"^\s*(def|class|\w+ *=) *", block, re.MULTILINE)]
+    return (named or defining or blocks or [message])[-1]
 
 
 def _exact(message, answer: str, facts: Mapping) -> Verdict:
