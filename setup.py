@@ -38,12 +38,12 @@ setup(
         "cpu": [],
         "tpu": ["jax[tpu]"],
         "cuda": ["jax[cuda13]"],
-        "transformers": ["transformers>=5.0"],  # AutoTokenizer and AutoModel on the folders that this package writes
+        "transformers": ["transformers>=5.0", "jinja2>=3.1"],  # AutoTokenizer and AutoModel on the folders that this package writes
         "datasets": ["tensorflow-datasets>=4.9.9", "importlib_resources"],  # its data sources need no TensorFlow
         "math": ["math-verify[antlr4_13_2]>=0.8"],  # the verifier of LaTeX answers
         "test": [
             "beartype>=0.20", "flatbuffers>=24.3", "hypothesis>=6.100", "pytest>=8", "pytest-xdist>=3.6", "transformers>=5.0",
-            "nbformat>=5.10", "nbclient>=0.10", "ipykernel>=6.29", "math-verify[antlr4_13_2]>=0.8",
+            "nbformat>=5.10", "nbclient>=0.10", "ipykernel>=6.29", "math-verify[antlr4_13_2]>=0.8", "jinja2>=3.1",
         ],
         # The peer of the benchmarks and live parity tests. Install a CPU build of torch first, or pip brings CUDA packages.
         "parity": ["torch>=2.6", "transformers>=5.0", "peft>=0.17"],

@@ -66,9 +66,10 @@ def chat_turns(folder: str | Path, system: str = "", thinking: bool = False) -> 
     Raises as `chat_prompt`.
     """
     try:
+        import jinja2  # noqa: F401  transformers renders the template with it, and does not bring it
         from transformers import AutoTokenizer
     except ImportError as error:
-        raise ValueError("a chat template needs transformers: pip install neuromas_jax[transformers]") from error
+        raise ValueError("a chat template needs transformers and jinja2: pip install neuromas_jax[transformers]") from error
     if not Path(folder).is_dir():
         raise FileNotFoundError(f"tokenizer folder {str(folder)!r} does not exist; name the local folder of the model")
     tokenizer = AutoTokenizer.from_pretrained(str(folder))
