@@ -38,8 +38,7 @@ setup(
         "cpu": [],
         "tpu": ["jax[tpu]"],
         "cuda": ["jax[cuda13]"],
-        "transformers": [
-            "transformers>=5.0", "jinja2>=3.1"],  # AutoTokenizer and AutoModel on the folders that this package writes
+        "transformers": ["transformers>=5.0", "jinja2>=3.1"],  # AutoTokenizer and its chat templates, AutoModel
         "datasets": ["tensorflow-datasets>=4.9.9", "importlib_resources"],  # its data sources need no TensorFlow
         "math": ["math-verify[antlr4_13_2]>=0.8"],  # the verifier of LaTeX answers
         "test": [
