@@ -84,11 +84,13 @@ def test_rows_that_are_known_to_be_wrong_are_left_out(tmp_path):
     assert task.verify("Answer: (A)", task.generate("test", 0)).reward == 1
     write(tmp_path / "SVAMP.json", [dict(ID=f"chal-{n}", Body="b", Question=f"q{n}", Answer=n + 0.5) for n in (679, 680)])
     assert [question.answer for question in benchmark("svamp", tmp_path).questions("test")] == ["679.5"]
-    rows = [dict(task_id=n, text=f"t{n}", test_list=["assert True"]) for n in (5, 367, 368, 510, 511, 601, 927)]
+    rows = [dict(task_id=n, text=f"t{n}", test_list=["assert f(1) == 2"]) for n in (5, 367, 368, 510, 511, 601, 927)]
     write(tmp_path / "mbpp.jsonl", rows)
     task = benchmark("mbpp", tmp_path)
     asked = {split: [question.text.split("\n")[0] for question in task.rows[split]] for split in task.rows}
     assert asked == {"train": ["t601"], "validation": ["t511"], "test": ["t368", "t510"]}
+    said = ["def f(x):\n    return x + 1", "def f(x):\n    return x"]
+    assert [one.reward for one in task.verify_all(said, task.rows["test"])] == [1, 0]
 
 
 def test_official_splits_and_no_test_question_in_training(tmp_path):
