@@ -5,7 +5,6 @@ import functools
 
 LINEAR_SITES = ("q", "k", "v", "o", "gate", "up", "down")
 SAME_INPUT = (("q", "k", "v"), ("o",), ("gate", "up"), ("down",))
-ACTIVATIONS = ("silu", "gelu_pytorch_tanh")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +41,7 @@ class DecoderConfig:
     Attributes:
       qk_norm: whether queries and keys are normed per head.
       biases: sites whose linear map has a bias.
-      activation: of the gate, one of `ACTIVATIONS`.
+      activation: of the gate, one of `decoder.ACTIVATIONS`.
       windows: per decoder layer how many positions back it looks, its own included; 0 for all. Empty: all look at all.
       window_theta: rotary base of layers with a window, where it is another one; those are not scaled.
       rope_scaling: of the other layers.
