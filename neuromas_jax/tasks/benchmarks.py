@@ -20,7 +20,7 @@ import zlib
 
 from absl import logging
 
-from neuromas_jax.tasks.files import FileTask, as_question, chance_of, check_verifier
+from neuromas_jax.tasks.files import FileTask, as_question, chance_of, check_verifier, read_rows
 from neuromas_jax.tasks.splits import normalise, split_of
 from neuromas_jax.tasks.types import Question
 
@@ -308,9 +308,4 @@ def read_records(path: Path) -> Iterator[tuple[str, dict]]:
         found = found["examples"] if isinstance(found, dict) else found
         yield from ((f"{path}, row {number}", row) for number, row in enumerate(found, 1))
         return
-    for number, line in enumerate(text.split("\n"), 1):  # not splitlines, which also cuts at marks inside a text
-        if line.strip():
-            try:
-                yield f"{path}, line {number}", json.loads(line)
-            except (ValueError, RecursionError) as error:
-                raise ValueError(f"{path}, line {number}: not valid JSON ({error}); copy it again") from error
+    yield from read_rows(path)

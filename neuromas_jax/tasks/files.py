@@ -102,7 +102,7 @@ def bbh(name: str) -> list[Question]:
     if name not in BBH_FAMILIES:
         raise ValueError(f"unknown BBH file {name!r}; allowed: {', '.join(BBH_FAMILIES)}")
     found = []
-    for _, row in _read_rows(splits.bbh_path(name)):
+    for _, row in read_rows(splits.bbh_path(name)):
         question = BBH_FAMILIES[name].read(row["question"])
         if question.answer != row["answer"]:
             raise ValueError(f"BBH file {name!r}, row {len(found)}: target {row['answer']!r} is not {question.answer!r} as "
@@ -134,7 +134,7 @@ def jsonl(path, name: str | None = None, verifier: str = "exact", evaluation_onl
     dealt = {split: [] for split in FILE_SPLITS}
     first: dict[str, tuple[str, str]] = {}  # question -> where it first stands, its answer
     repeated = 0
-    for where, row in _read_rows(path):
+    for where, row in read_rows(path):
         question = as_question(where, row, verifier)
         before, answer = first.setdefault(question.text, (where, question.answer))
         if answer != question.answer:
@@ -228,8 +228,8 @@ def as_question(where: str, row, verifier: str) -> Question:
     return Question(row["question"], answer, depth, given=given)
 
 
-def _read_rows(path):
-    """Yields ("file, line n", parsed row) for every line that is not blank."""
+def read_rows(path):
+    """Yields ("file, line n", parsed row) for every line of JSON that is not blank. Raises ValueError with file and line."""
     if not path.is_file():
         raise FileNotFoundError(f"no data file {str(path)!r}; give the path of an existing .jsonl or .jsonl.gz file")
     opener = gzip.open if path.name.endswith(".gz") else open
