@@ -4,18 +4,16 @@
 """
 
 import functools
-import json
 import pathlib
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
 
 from neuromas_jax.backbone import decoder, load_backbone, save_backbone
-from neuromas_jax.backbone.architecture import LINEAR_SITES
 from neuromas_jax.backbone.decoder import Cache
+from neuromas_jax.backbone.peft import load_peft
 
 GOLDEN = pathlib.Path(__file__).parent / "golden" / "decoders"
 MODELS = sorted(path.name for path in GOLDEN.iterdir())
@@ -27,25 +25,9 @@ def load(name: str, dtype: str = "float32"):
     return load_backbone(GOLDEN / name, dtype=dtype), np.load(GOLDEN / name / "expected.npz")
 
 
-def peft_adapter(folder: pathlib.Path, layers: int):
-    """A PEFT folder as one node's adapter and its scale. PEFT keeps A as (r, in) and B as (out, r)."""
-    tensors = load_file(folder / "adapter_model.safetensors")
-    described = json.loads((folder / "adapter_config.json").read_text())
-
-    def stack(site, letter):
-        place = "mlp" if site in ("gate", "up", "down") else "self_attn"
-        name = f"base_model.model.model.layers.{{}}.{place}.{site}_proj.lora_{letter}.weight"
-        return jnp.asarray(np.stack([tensors.pop(name.format(layer)).T for layer in range(layers)]))
-
-    adapter = {site: {"a": stack(site, "A"), "b": stack(site, "B")} for site in LINEAR_SITES}
-    assert not tensors, f"not read: {sorted(tensors)}"
-    return adapter, described["lora_alpha"] / described["r"]
-
-
 def steering(name: str, which: str):
     backbone, expected = load(name)
-    adapter, scale = (peft_adapter(GOLDEN / name / "adapter", backbone.config.num_hidden_layers)
-                      if which == "adapter" else (None, 1.0))
+    adapter, scale = load_peft(GOLDEN / name / "adapter", backbone.config) if which == "adapter" else (None, 1.0)
     return backbone, expected, adapter, scale
 
 

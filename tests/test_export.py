@@ -40,7 +40,7 @@ def test_what_peft_wrote_is_read_and_written_again(name, tmp_path):
     config = load_backbone(DECODERS / name).config
     adapter, scale = load_peft(DECODERS / name / "adapter", config)
     assert scale == 2 and adapter["q"]["a"].shape == (config.num_hidden_layers, 32, 4)
-    save_peft(tmp_path / "new", adapter, scale, 4, name)
+    save_peft(tmp_path / "new", adapter, config, scale, 4, name)
     mine, theirs = (load_file(folder / "adapter_model.safetensors") for folder in (tmp_path / "new", DECODERS / name / "adapter"))
     assert mine.keys() == theirs.keys() and all(np.array_equal(mine[key], theirs[key]) for key in mine)
     again, same = load_peft(tmp_path / "new", config)
@@ -112,7 +112,7 @@ def test_a_run_starts_from_peft_adapters(tmp_path):
     """By the config: graph nodes begin with a stored adapter, a checkpoint knows of it, and what does not fit ends the check."""
     plain = make_run(parse(dict(families=LISTOPS, methods=("graph",))), "listops", "graph")
     bank = random_bank(plain.parts.backbone.config, 1, rank=2)
-    save_peft(tmp_path / "start", jax.tree.map(lambda x: x[0], bank), 2.0, 2, "embedded")
+    save_peft(tmp_path / "start", jax.tree.map(lambda x: x[0], bank), plain.parts.backbone.config, 2.0, 2, "embedded")
     config = parse(dict(families=LISTOPS, methods=("graph",), adapters=dict(start=(str(tmp_path / "start"),))))
     run = make_run(config, "listops", "graph")
     found = run.new_bank(0)

@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from neuromas_jax.backbone.architecture import LINEAR_SITES, DecoderConfig
-from neuromas_jax.backbone.families import ATTENTION
+from neuromas_jax.backbone.families import tensor_names
 from neuromas_jax.files import read_json, write_text, written_whole
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -22,17 +22,20 @@ READ = {"r", "lora_alpha", "use_rslora", "target_modules"}
 ALLOWED = {"peft_type": ("LORA",), "bias": ("none",), "init_lora_weights": (True, False, "gaussian", "eva", "orthogonal")}
 
 
-def _name(site: str, layer: int, factor: str) -> str:
-    place = "self_attn" if site in ATTENTION else "mlp"
-    return f"base_model.model.model.layers.{layer}.{place}.{site}_proj.lora_{factor}.weight"
+def _names(config: DecoderConfig, site: str, factor: str) -> list[str]:
+    """Tensors of a site's factor, one per decoder layer: those of its weights, under PEFT's prefix."""
+    weight = tensor_names(config)[site]
+    return [f"base_model.model.{weight.format(layer).removesuffix('weight')}lora_{factor}.weight"
+            for layer in range(config.num_hidden_layers)]
 
 
-def save_peft(folder: Path, adapter: dict, scale: float, rank: int, base: str) -> None:
+def save_peft(folder: Path, adapter: dict, config: DecoderConfig, scale: float, rank: int, base: str) -> None:
     """Writes one slot's adapter.
 
     Args:
       folder: made where it does not exist.
       adapter: `{site: {"a": [L, in, R], "b": [L, R, out]}}`.
+      config: of the decoder that it is for.
       scale: alpha / rank.
       rank: how many of the R ranks the slot uses; the others are zero and are left out.
       base: name or folder of the backbone, as `peft` notes it.
@@ -40,10 +43,9 @@ def save_peft(folder: Path, adapter: dict, scale: float, rank: int, base: str) -
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {}
     for site, pair in adapter.items():
-        a, b = np.asarray(pair["a"])[:, :, :rank], np.asarray(pair["b"])[:, :rank]
-        for layer in range(len(a)):  # PEFT keeps A as (r, in) and B as (out, r)
-            tensors[_name(site, layer, "A")] = np.ascontiguousarray(a[layer].T)
-            tensors[_name(site, layer, "B")] = np.ascontiguousarray(b[layer].T)
+        for factor, layers in (("A", np.asarray(pair["a"])[:, :, :rank]), ("B", np.asarray(pair["b"])[:, :rank])):
+            for name, layer in zip(_names(config, site, factor), layers, strict=True):  # PEFT keeps A as (r, in), B as (out, r)
+                tensors[name] = np.ascontiguousarray(layer.T)
     fields = {
         "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": base, "r": rank, "lora_alpha": scale * rank,
         "lora_dropout": 0.0, "bias": "none", "inference_mode": True, "target_modules": [f"{site}_proj" for site in adapter],
@@ -88,14 +90,13 @@ def load_peft(folder: str | Path, config: DecoderConfig) -> tuple[dict, float]:
         raise ValueError(f"{folder / WEIGHTS} is truncated or damaged ({error}): copy it again.") from None
     adapter = {}
     for site in LINEAR_SITES:
-        if _name(site, 0, "A") not in tensors:
+        if _names(config, site, "A")[0] not in tensors:
             continue
         fan_in, fan_out = config.site_shape(site)
         pair = {}
         for factor, shape in (("A", (rank, fan_in)), ("B", (fan_out, rank))):
             rows = []
-            for layer in range(config.num_hidden_layers):
-                name = _name(site, layer, factor)
+            for name in _names(config, site, factor):
                 found = tensors.pop(name, None)
                 if found is None or found.shape != shape:
                     raise ValueError(f"{folder / WEIGHTS}: tensor {name} is {None if found is None else found.shape}, the "

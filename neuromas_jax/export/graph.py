@@ -45,7 +45,8 @@ def export_graph(run: Run, bank: dict, folder: Path) -> None:
         layer, index = method.graph.place(node)
         place = f"node{node:03d}"
         rank = method.ranks[slot]
-        save_peft(folder / place, jax.tree.map(lambda x: x[slot], bank), run.config.adapters.scale, rank, name)
+        save_peft(folder / place, jax.tree.map(lambda x: x[slot], bank), run.parts.backbone.config,
+                  run.config.adapters.scale, rank, name)
         nodes.append({"node": node, "layer": layer + 1, "index": index + 1, "slot": slot, "adapter": place,
                       "checksum": f"{zlib.crc32((folder / place / WEIGHTS).read_bytes()):08x}"})
     layers = []
