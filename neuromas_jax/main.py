@@ -6,7 +6,6 @@ Running the same command again goes on where it stopped.
 """
 
 import contextlib
-import ctypes
 import dataclasses
 from pathlib import Path
 import os
@@ -18,6 +17,7 @@ import jax
 from ml_collections import config_flags
 
 from neuromas_jax.command import parse_flags, use_compilation_cache
+from neuromas_jax.processes import end_with_parent
 
 _CONFIG = config_flags.DEFINE_config_file(  # any key may be given, set by the file or not; `config.parse` knows the allowed ones
     "config", "configs/quickstart.py", "The experiment, as an ml_collections file.",
@@ -64,12 +64,6 @@ def share_machine(config, worker: int):
     return dataclasses.replace(config, workers=1), []
 
 
-def end_with_parent() -> None:
-    """A worker ends when the process that started it does, even by `kill -9`; on Linux alone."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
-
-
 def main(arguments):
     from neuromas_jax.config import parse
     from neuromas_jax.experiments.check import check
@@ -97,7 +91,7 @@ def main(arguments):
     logging.info("jax %s on %s", jax.__version__, jax.devices())
     try:
         if _WORKER.value:
-            end_with_parent()
+            end_with_parent(signal.SIGTERM)
             run_experiment(config, workdir, _WORKER.value)
             return
         print(run_workers(config, workdir, sys.argv[1:], cores))

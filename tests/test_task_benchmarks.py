@@ -7,6 +7,7 @@ import re
 
 import pytest
 
+from benchmarks import gold
 from neuromas_jax.tasks import BENCHMARKS, benchmark, make_task
 
 STEM = {"stem": "Which?", "choices": [{"text": text, "label": str(n)} for n, text in enumerate(("one", "two", "three"), 1)]}
@@ -150,3 +151,19 @@ def test_another_sets_training_rows_stand_in(tmp_path):
 def test_every_set_is_documented():
     text = (pathlib.Path(__file__).parents[1] / "docs" / "datasets.md").read_text()
     assert all(f"| `{name}` |" in text for name in BENCHMARKS)
+
+
+def test_the_gold_command_tells_rows_whose_own_answer_is_wrong(tmp_path, capsys, monkeypatch):
+    """Two programs of which the second fails its own test; and rows of numbers, all as they should be."""
+    rows = [dict(task_id=n, text=f"Add {n}.", test_list=[f"assert f(1) == {n + 1}"], test_setup_code="",
+                 code=f"def f(x):\n    return x + {n + fault}") for n, fault in ((11, 0), (12, 1))]
+    for folder in ("mbpp", "gsm8k"):
+        (tmp_path / folder).mkdir()
+    write(tmp_path / "mbpp" / "mbpp.jsonl", rows)
+    write(tmp_path / "gsm8k" / "test.jsonl", [dict(question=f"{n} + 1?", answer=f"#### {n + 1}") for n in (1, 2, 3)])
+    monkeypatch.setattr("sys.argv", ["gold", f"--data={tmp_path}", "--sets=mbpp,gsm8k"])
+    assert gold.main() == 1
+    assert capsys.readouterr().out.splitlines() == [
+        "mbpp: gold right 1 of 2; the next row's, where it is another, right 0 of 2",
+        "gsm8k: gold right 3 of 3; the next row's, where it is another, right 0 of 3",
+        "all: 5 rows, 1 verdicts not as they should be"]

@@ -4,7 +4,6 @@
 """
 
 from fractions import Fraction
-import itertools
 import json
 import pathlib
 import sys
@@ -13,6 +12,7 @@ import time
 from hypothesis import given, settings, strategies as st
 import pytest
 
+from benchmarks.gold import make_24
 from neuromas_jax.tasks.cage import check_cage, run_caged
 from neuromas_jax.tasks.judge import Judge
 from neuromas_jax.tasks.verifiers import VERIFIERS, evaluate, final_answer, verify
@@ -37,24 +37,11 @@ def facts_of(row):
     return {}
 
 
-def solve(numbers):
-    """An expression that makes 24, by trying all."""
-    def ways(values):
-        if len(values) == 1:
-            yield values[0]
-        for (i, (x, a)), (j, (y, b)) in itertools.permutations(enumerate(values), 2):
-            rest = [pair for k, pair in enumerate(values) if k not in (i, j)]
-            for sign, z in (("+", x + y), ("-", x - y), ("*", x * y), ("/", x / y if y else None)):
-                if z is not None:
-                    yield from ways([*rest, (z, f"({a} {sign} {b})")])
-    return next(text for value, text in ways([(Fraction(n), str(n)) for n in numbers]) if value == 24)
-
-
 def said(row):
     """The gold answer as a model would give it."""
     kind = KINDS[row["answer_type"]]
     if kind == "game24":
-        return "Answer: " + solve(facts_of(row)["numbers"])
+        return "Answer: " + make_24(facts_of(row)["numbers"])
     if kind == "code":
         return f"Here it is.\n```python\n{row['answer']}\n```\n" if row["dataset"] == "mbpp" else row["answer"]
     return f"Some thoughts.\nAnswer: {row['answer']}"

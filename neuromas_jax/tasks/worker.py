@@ -1,20 +1,20 @@
 """A verifier process of a `judge.Judge`: a job a line in, a verdict a line out."""
 
-import ctypes
 import dataclasses
 import json
 import resource
 import signal
 import sys
 
+from neuromas_jax.processes import end_with_parent
 from neuromas_jax.tasks.verifiers import verify
 
 MEMORY = 4 * 2**30  # bytes of address space: a formula may ask for more numbers than there is room for
 
 
 def main() -> None:
+    end_with_parent(signal.SIGKILL)
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: it ends with the process that asks
         hard = resource.getrlimit(resource.RLIMIT_AS)[1]
         most = MEMORY if hard == resource.RLIM_INFINITY else min(MEMORY, hard)
         resource.setrlimit(resource.RLIMIT_AS, (most, hard))
