@@ -188,6 +188,7 @@ class Config:
     Attributes:
       backbone: "embedded", or a folder with config.json, model.safetensors and a tokenizer.
       remat: compute decoder layers again in the backward pass instead of keeping their values; for large backbones.
+      attention: "xla"; "cudnn" on an NVIDIA GPU in bfloat16 or "splash" on a TPU, for long prompts: see `backbone.kernels`.
       families: name -> `FamilyConfig`.
       order: names of the families in the order in which they are done; alphabetical where it is empty.
       methods: names of `methods.METHODS`.
@@ -201,6 +202,7 @@ class Config:
 
     backbone: str = "embedded"
     remat: bool = False
+    attention: str = "xla"
     families: dict[str, FamilyConfig] = dataclasses.field(default_factory=dict)
     order: tuple[str, ...] = ()
     methods: tuple[str, ...] = ("graph",)

@@ -51,6 +51,9 @@ def pytest_collection_modifyitems(items):
     """Files with slow tests come first, so that two processes end together."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
+    for item in items:
+        if item.get_closest_marker("gpu") and jax.default_backend() != "gpu":
+            item.add_marker(pytest.mark.skip(reason="no NVIDIA GPU, or JAX_PLATFORMS does not name it"))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,7 +18,7 @@ from jaxtyping import Array, Bool, Float, Int
 import numpy as np
 
 from neuromas_jax.backbone.architecture import LINEAR_SITES, SAME_INPUT, DecoderConfig, Kind
-from neuromas_jax.backbone.attention import attend
+from neuromas_jax.backbone.kernels import KERNELS
 from neuromas_jax.backbone.norm import rms_norm
 from neuromas_jax.backbone.rotary import rotary_angles, rotate
 
@@ -113,7 +113,8 @@ class Decoder(nnx.Module):
             head = jax.random.normal(rngs.params(), shape[::-1], jnp.float32) * config.hidden_size**-0.5
             self.lm_head = nnx.Param(head.astype(dtype))
 
-    def __call__(self, tokens, valid, start, past=(), adapter=None, scale=1.0, cache=None, last=None, remat=False):
+    def __call__(self, tokens, valid, start, past=(), adapter=None, scale=1.0, cache=None, last=None, remat=False,
+                 attention="xla"):
         """See `Backbone.__call__`."""
         config, length = self.config, tokens.shape[-1]
         last = length if last is None else min(last, length)
@@ -177,6 +178,7 @@ class Decoder(nnx.Module):
             (out,) = linear(ACTIVATIONS[config.activation](gate) * up, "down")
             return hidden + (norm(out, "mlp_post_norm") if config.post_norms else out), (k, v), whole
 
+        attend = KERNELS[attention if cache is None else "xla"]  # a cache is read by single tokens
         layer = jax.checkpoint(layer, static_argnums=0) if remat else layer
         stacked, cached = (self.layers.stacked(), adapter), None if cache is None else (cache.block.k, cache.block.v)
         if config.num_hidden_layers <= UNROLL:
@@ -289,7 +291,8 @@ def _graphdef(config: DecoderConfig):
 @dataclasses.dataclass(frozen=True)
 class Backbone:
     """A frozen decoder: `params` is a nested dict of arrays, `config` is static. With `remat`, a backward pass computes each
-    decoder layer again instead of keeping its inner values: a third more time, a fraction of the memory.
+    decoder layer again instead of keeping its inner values: a third more time, a fraction of the memory. `attention` is one of
+    `kernels.KERNELS`.
 
     >>> backbone = init_backbone(config, jax.random.key(0))
     >>> hidden, kv = backbone(tokens, valid, start)       # a block shared by the group: tokens [B, 1, T]
@@ -299,6 +302,7 @@ class Backbone:
     params: dict[str, Any]
     config: DecoderConfig = dataclasses.field(metadata=dict(static=True))
     remat: bool = dataclasses.field(default=False, metadata=dict(static=True))
+    attention: str = dataclasses.field(default="xla", metadata=dict(static=True))
 
     def __call__(
         self,
@@ -329,7 +333,8 @@ class Backbone:
           Hidden states of the last columns after the final norm, and the keys and values of this block, or of the cache with
           this block in it.
         """
-        return nnx.merge(_graphdef(self.config), self.params)(tokens, valid, start, past, adapter, scale, cache, last, self.remat)
+        decoder = nnx.merge(_graphdef(self.config), self.params)
+        return decoder(tokens, valid, start, past, adapter, scale, cache, last, self.remat, self.attention)
 
     def logits(self, hidden: Float[Array, "... D"], first: int | Array = 0, count: int | None = None) -> Float[Array, "... P"]:
         """Next-token logits in float32, of all ids or of `count` from `first` on. Call it on the positions you need:

@@ -7,6 +7,7 @@ from pathlib import Path
 from absl import logging
 import jax
 
+from neuromas_jax.backbone.kernels import check_attention
 from neuromas_jax.config import Config
 from neuromas_jax.experiments.adapters import load_adapters
 from neuromas_jax.experiments.cells import Cell, read_done, source_folder, sweep_cells, train_cells, trained_methods
@@ -35,6 +36,7 @@ def check(config: Config, workdir: Path) -> None:
                          f"{', '.join(config.methods)} grows from a stored graph; add {' or '.join(INHERITING)}, or drop it")
     for family in config.families:
         runs = [make_run(config, family, method) for method in config.methods]
+        check_attention(config.attention, runs[0].parts.backbone.config, jax.default_backend())
         for run in runs if config.adapters.start else runs[:1]:
             jax.eval_shape(run.new_bank, 0)  # names an unknown adapter site or a PEFT folder that does not fit, and draws nothing
         for run in runs:

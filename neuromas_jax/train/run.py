@@ -12,6 +12,7 @@ import numpy as np
 from neuromas_jax.backbone import Backbone, check_vocabulary, load_backbone
 from neuromas_jax.backbone.adapters import Bank, bank_parameters, default_merge, init_bank
 from neuromas_jax.backbone.huggingface import EMBEDDED
+from neuromas_jax.backbone.kernels import check_attention
 from neuromas_jax.backbone.peft import start_from
 from neuromas_jax.config import Config, FamilyConfig
 from neuromas_jax.methods import Method, make_method
@@ -33,8 +34,9 @@ class Parts:
 
 
 @functools.cache
-def load_parts(name: str, remat: bool = False, end: str = "") -> Parts:
+def load_parts(name: str, remat: bool = False, end: str = "", attention: str = "xla") -> Parts:
     """Loads "embedded" or a Hugging Face folder; `end` is the token that ends a message, the tokenizer's own where it is empty.
+    `remat` and `attention` are the backbone's.
 
     Raises FileNotFoundError for missing files, ValueError for damaged or mismatched ones.
     """
@@ -42,10 +44,11 @@ def load_parts(name: str, remat: bool = False, end: str = "") -> Parts:
     tokenizer = load_tokenizer(folder, end)
     backbone = load_backbone(folder)
     check_vocabulary(backbone.config, tokenizer)
+    check_attention(attention, backbone.config)
     checksum = zlib.crc32(repr(backbone.config).encode() + (Path(folder) / "tokenizer.json").read_bytes())
     for x in jax.tree.leaves(backbone.params):
         checksum = zlib.crc32(np.ascontiguousarray(x), checksum)
-    return Parts(dataclasses.replace(backbone, remat=remat), tokenizer, f"{checksum:08x}")
+    return Parts(dataclasses.replace(backbone, remat=remat, attention=attention), tokenizer, f"{checksum:08x}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,7 +109,7 @@ def make_stage_run(config: Config, family: FamilyConfig, method: Method, learnin
     target = make_task(family.task, **family.options)
     options = dict(method.stages[0].options)
     task = make_task(family.task, **{**family.options, **options}) if options else target
-    parts = load_parts(config.backbone, config.remat, config.prompt.end)
+    parts = load_parts(config.backbone, config.remat, config.prompt.end, config.attention)
     batch = config.rollout.questions
     microbatch = config.rollout.microbatch or default_microbatch(batch, config.rollout.group, method.graph)
     check_microbatch(microbatch, batch)
@@ -137,6 +140,7 @@ class Compiled:
     """
 
     def __init__(self, run: Run):
+        check_attention(run.parts.backbone.attention, run.parts.backbone.config, jax.default_backend())
         self.run = run
         self.compile_seconds: dict[tuple[str, int], float] = {}
         self._programs: dict[tuple[str, int], jax.stages.Compiled] = {}
@@ -190,7 +194,7 @@ def compiled_for(run: Run) -> Compiled:
     """Programs are shared by every family, seed and learning rate that has the same static parts and shapes."""
     constants = dataclasses.replace(run.optimizer, learning_rate=0.0)  # the rates are data, one per slot
     backbone, config = run.parts.backbone, run.config
-    key = (run.program, run.objective, constants, backbone.config, backbone.remat,
+    key = (run.program, run.objective, constants, backbone.config, backbone.remat, backbone.attention,
            run.method.ranks, run.method.learns, config.adapters.sites, config.rollout.questions)
     if key in COMPILED:
         shared = Compiled(run)
