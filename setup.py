@@ -39,6 +39,7 @@ setup(
         "tpu": ["jax[tpu]"],
         "cuda": ["jax[cuda13]"],
         "transformers": ["transformers>=5.0", "jinja2>=3.1"],  # AutoTokenizer and its chat templates, AutoModel
+        "hub": ["huggingface_hub>=0.30"],  # backbones by their names on the Hugging Face Hub
         "datasets": ["tensorflow-datasets>=4.9.9", "importlib_resources"],  # its data sources need no TensorFlow
         "math": ["math-verify[antlr4_13_2]>=0.8"],  # the verifier of LaTeX answers
         "test": [

@@ -20,7 +20,7 @@ import jax.numpy as jnp  # noqa: E402
 from benchmarks.scene import Load, make_scene_program  # noqa: E402
 from neuromas_jax.backbone import load_backbone  # noqa: E402
 from neuromas_jax.backbone.adapters import init_bank  # noqa: E402
-from neuromas_jax.backbone.huggingface import EMBEDDED  # noqa: E402
+from neuromas_jax.backbone.hub import EMBEDDED  # noqa: E402
 from neuromas_jax.rl import Objective, Optimizer, init_learner, update  # noqa: E402
 from neuromas_jax.rollout import Questions, no_interventions, rollout  # noqa: E402
 from neuromas_jax.train.run import COMPILER_OPTIONS  # noqa: E402

@@ -13,7 +13,7 @@ import numpy as np
 
 from neuromas_jax.backbone import DecoderConfig, init_backbone, load_config, save_backbone
 from neuromas_jax.backbone.adapters import default_merge, init_bank
-from neuromas_jax.backbone.huggingface import EMBEDDED
+from neuromas_jax.backbone.hub import EMBEDDED
 from neuromas_jax.graph import node_slots, text_graph
 from neuromas_jax.rollout import Sampling
 from neuromas_jax.rollout.episodes import Program, make_program

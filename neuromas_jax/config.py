@@ -186,7 +186,8 @@ class Config:
     """An experiment: every family times every method times every seed.
 
     Attributes:
-      backbone: "embedded", or a folder with config.json, model.safetensors and a tokenizer.
+      backbone: "embedded", a folder with config.json, model.safetensors and a tokenizer, or a model of the Hugging Face Hub as
+        OWNER/NAME.
       remat: compute decoder layers again in the backward pass instead of keeping their values; for large backbones.
       attention: "xla"; "cudnn" on an NVIDIA GPU in bfloat16 or "splash" on a TPU, for long prompts: see `backbone.kernels`.
       families: name -> `FamilyConfig`.

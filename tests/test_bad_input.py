@@ -22,7 +22,7 @@ import pytest
 
 from neuromas_jax import main as command
 from neuromas_jax.backbone import init_backbone
-from neuromas_jax.backbone.huggingface import EMBEDDED
+from neuromas_jax.backbone.hub import EMBEDDED
 from neuromas_jax.config import parse
 from neuromas_jax.experiments.cells import identity
 from neuromas_jax.experiments.check import CHECKED_QUESTIONS, check_answers, training_questions
@@ -92,7 +92,7 @@ def run(tmp_path, monkeypatch, capsys):
     ("--config.methods=('solo',)", "unknown method 'solo'; allowed are graph"),
     ("--config.rollout.group=1", "group is 1; set it to 2 or more"),
     ("--config.rollout.microbatch=3", "microbatch 3 does not divide a batch of"),
-    ("--config.backbone=nowhere", "nowhere.*missing: a tokenizer folder holds"),
+    ("--config.backbone=nowhere", "'nowhere' does not exist. Name a local folder"),
     ("--config.families.listops.task=sums", "unknown task 'sums'; allowed: listops"),
     ("--config.families.listops.buckets=(2,)",
      "question 0 has [0-9]+ tokens and the largest bucket is 2.*add a larger bucket, or set rollout.too_long='skip'"),

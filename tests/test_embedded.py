@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from neuromas_jax.backbone import load_backbone
-from neuromas_jax.backbone.huggingface import EMBEDDED
+from neuromas_jax.backbone.hub import EMBEDDED
 from neuromas_jax.config import parse
 from neuromas_jax.pretrain.documents import DocumentWriter
 from neuromas_jax.pretrain.forward import target_logits

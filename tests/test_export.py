@@ -14,7 +14,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from neuromas_jax.backbone import load_backbone
-from neuromas_jax.backbone.huggingface import EMBEDDED
+from neuromas_jax.backbone.hub import EMBEDDED
 from neuromas_jax.backbone.peft import load_peft, save_peft, start_from
 from neuromas_jax.config import parse
 from neuromas_jax.experiments.check import check

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from neuromas_jax.backbone.huggingface import EMBEDDED
+from neuromas_jax.backbone.hub import EMBEDDED
 from neuromas_jax.graph import node_slots, text_graph
 from neuromas_jax.pretrain.vocabulary import CONTROL_TOKENS
 from neuromas_jax.rollout import Sampling, log_distribution, make_program, make_sampling

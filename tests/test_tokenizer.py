@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 import pytest
 
-from neuromas_jax.backbone.huggingface import EMBEDDED
+from neuromas_jax.backbone.hub import EMBEDDED
 from neuromas_jax.pretrain.vocabulary import CONTROL_TOKENS, LABELS, build_tokenizer, save_tokenizer, vocabulary_texts
 from neuromas_jax.tasks import FAMILIES
 from neuromas_jax.text.tokenizer import FileTokenizer, Tokenizer, load_tokenizer

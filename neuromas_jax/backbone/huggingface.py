@@ -24,7 +24,6 @@ from neuromas_jax.files import read_json, write_text, written_whole
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 DTYPES = ("float32", "bfloat16", "float16")
 STORED_DTYPES = {"F64": "float64", "F32": "float32", "BF16": "bfloat16", "F16": "float16"}
-EMBEDDED = pathlib.Path(__file__).parent / "embedded"  # the folder of the backbone that the package ships
 
 
 def load_config(folder: str | os.PathLike) -> DecoderConfig:

@@ -8,7 +8,7 @@ import zlib
 import jax
 import numpy as np
 
-from neuromas_jax.backbone.huggingface import EMBEDDED
+from neuromas_jax.backbone.hub import EMBEDDED
 from neuromas_jax.backbone.peft import WEIGHTS, save_peft
 from neuromas_jax.files import write_text
 from neuromas_jax.train.run import Run

@@ -25,6 +25,8 @@ turn. For a Qwen3 model and the first node of a second layer:
 
 from pathlib import Path
 
+from neuromas_jax.backbone.hub import model_folder
+
 ASKED, SAID, AGAIN = "The-question", "The-reply", "The-next-question"  # stand for texts while the template is rendered
 DATE = "26 Jul 2024"  # for templates that write one: the same prompt every day
 # The paper's reading: no roles, a structural tag, a format line. Its exact words are not published; these are ours.
@@ -41,7 +43,7 @@ def chat_prompt(
     """The fields of `PromptTemplate` for a chat model, as `config.prompt` takes them.
 
     Args:
-      folder: of its tokenizer, with a chat template.
+      folder: of its tokenizer, with a chat template; or a Hub id.
       system: text of a system turn; without one the template writes what it writes by itself.
       thinking: whether the model may think first, where its template has such a switch.
       tag, slot, note, final: the words of `PromptTemplate`'s fields, without control tokens.
@@ -70,9 +72,7 @@ def chat_turns(folder: str | Path, system: str = "", thinking: bool = False) -> 
         from transformers import AutoTokenizer
     except ImportError as error:
         raise ValueError("a chat template needs transformers and jinja2: pip install neuromas_jax[transformers]") from error
-    if not Path(folder).is_dir():
-        raise FileNotFoundError(f"tokenizer folder {str(folder)!r} does not exist; name the local folder of the model")
-    tokenizer = AutoTokenizer.from_pretrained(str(folder))
+    tokenizer = AutoTokenizer.from_pretrained(str(model_folder(folder)))
     if not tokenizer.chat_template:
         raise ValueError(f"{folder} has no chat template; take the folder of an instruction-tuned model, or write config.prompt "
                          "by hand")

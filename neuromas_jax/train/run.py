@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-from pathlib import Path
 import time
 import zlib
 
@@ -11,7 +10,7 @@ import numpy as np
 
 from neuromas_jax.backbone import Backbone, check_vocabulary, load_backbone
 from neuromas_jax.backbone.adapters import Bank, bank_parameters, default_merge, init_bank
-from neuromas_jax.backbone.huggingface import EMBEDDED
+from neuromas_jax.backbone.hub import model_folder
 from neuromas_jax.backbone.kernels import check_attention
 from neuromas_jax.backbone.peft import start_from
 from neuromas_jax.config import Config, FamilyConfig
@@ -35,17 +34,18 @@ class Parts:
 
 @functools.cache
 def load_parts(name: str, remat: bool = False, end: str = "", attention: str = "xla") -> Parts:
-    """Loads "embedded" or a Hugging Face folder; `end` is the token that ends a message, the tokenizer's own where it is empty.
-    `remat` and `attention` are the backbone's.
+    """Loads "embedded", a Hugging Face folder or a model of the Hub, see `hub.model_folder`.
+
+    `end` is the token that ends a message, the tokenizer's own where it is empty; `remat` and `attention` are the backbone's.
 
     Raises FileNotFoundError for missing files, ValueError for damaged or mismatched ones.
     """
-    folder = EMBEDDED if name == "embedded" else name
+    folder = model_folder(name)
     tokenizer = load_tokenizer(folder, end)
     backbone = load_backbone(folder)
     check_vocabulary(backbone.config, tokenizer)
     check_attention(attention, backbone.config)
-    checksum = zlib.crc32(repr(backbone.config).encode() + (Path(folder) / "tokenizer.json").read_bytes())
+    checksum = zlib.crc32(repr(backbone.config).encode() + (folder / "tokenizer.json").read_bytes())
     for x in jax.tree.leaves(backbone.params):
         checksum = zlib.crc32(np.ascontiguousarray(x), checksum)
     return Parts(dataclasses.replace(backbone, remat=remat, attention=attention), tokenizer, f"{checksum:08x}")
