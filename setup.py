@@ -41,10 +41,12 @@ setup(
         "transformers": ["transformers>=5.0", "jinja2>=3.1"],  # AutoTokenizer and its chat templates, AutoModel
         "hub": ["huggingface_hub>=0.30"],  # backbones by their names on the Hugging Face Hub
         "datasets": ["tensorflow-datasets>=4.9.9", "importlib_resources"],  # its data sources need no TensorFlow
+        "reasoning": ["reasoning-gym>=0.1.25"],  # its tasks, of an allow-list
         "math": ["math-verify[antlr4_13_2]>=0.8"],  # the verifier of LaTeX answers
         "test": [
             "beartype>=0.20", "flatbuffers>=24.3", "hypothesis>=6.100", "pytest>=8", "pytest-xdist>=3.6", "transformers>=5.0",
             "nbformat>=5.10", "nbclient>=0.10", "ipykernel>=6.29", "math-verify[antlr4_13_2]>=0.8", "jinja2>=3.1",
+            "reasoning-gym>=0.1.25", "tensorflow-datasets>=4.9.9", "importlib_resources",
         ],
         # The peer of the benchmarks and live parity tests. Install a CPU build of torch first, or pip brings CUDA packages.
         "parity": ["torch>=2.6", "transformers>=5.0", "peft>=0.17"],

@@ -5,7 +5,7 @@
 
 import inspect
 
-from neuromas_jax.tasks import arithmetic, boolean, listops, modular, navigate, parts, strings
+from neuromas_jax.tasks import arithmetic, boolean, gym, listops, modular, navigate, parts, strings
 from neuromas_jax.tasks.benchmarks import BENCHMARKS, benchmark
 from neuromas_jax.tasks.files import FileTask, bbh, bbh_task, jsonl
 from neuromas_jax.tasks.types import Fact, Question, Task
@@ -20,6 +20,7 @@ FAMILIES = {
     "arithmetic": arithmetic.make,
     "parts": parts.make,
 }
+LIBRARIES = {"reasoning_gym": gym.make}  # generated too, by somebody else
 FILES = {"bbh": bbh_task, "jsonl": jsonl, "benchmark": benchmark}
 
 __all__ = ["BENCHMARKS", "FAMILIES", "FILES", "Fact", "FileTask", "Question", "Task", "Verdict", "bbh", "bbh_task", "benchmark",
@@ -27,12 +28,12 @@ __all__ = ["BENCHMARKS", "FAMILIES", "FILES", "Fact", "FileTask", "Question", "T
 
 
 def make_task(name: str, /, **options) -> Task | FileTask:
-    """A family by name (`depths`, `weights`, `held_out_depth`), or `bbh` (`file`), `jsonl` (`path`, ...) or
+    """A family by name (`depths`, `weights`, `held_out_depth`; `name` of `reasoning_gym`), or `bbh` (`file`), `jsonl` (`path`, ...) or
     `benchmark` (`name`, `folder`, ...).
 
     depths without weights are drawn alike often. Raises ValueError on unknown names and options.
     """
-    makers = FAMILIES | FILES
+    makers = FAMILIES | LIBRARIES | FILES
     if name not in makers:
         raise ValueError(f"unknown task {name!r}; allowed: {', '.join(makers)}")
     allowed = inspect.signature(makers[name]).parameters
@@ -42,6 +43,6 @@ def make_task(name: str, /, **options) -> Task | FileTask:
     for option, parameter in allowed.items():
         if parameter.default is parameter.empty and option not in options:
             raise ValueError(f"task {name!r} needs the option {option!r}; pass make_task({name!r}, {option}=...)")
-    if name in FAMILIES and "depths" in options and "weights" not in options:
+    if name not in FILES and "depths" in options and "weights" not in options:
         options["weights"] = (1.0,) * len(options["depths"])
     return makers[name](**options)

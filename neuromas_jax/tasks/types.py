@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 
 from neuromas_jax.graph.textgraph import VIEWS
 from neuromas_jax.tasks import splits
-from neuromas_jax.tasks.verify import Verdict, verify_text
+from neuromas_jax.tasks.verifiers import verify
+from neuromas_jax.tasks.verify import Verdict
 
 SPLITS = ("train", "validation", "test", "held_out")
 # A split holds a tenth of the prompts or more, so this many draws fail only where a split holds no prompt at all.
@@ -77,9 +78,11 @@ class Task:
     limits: smallest and largest depth that the family can write.
     chance: score of a uniform guess among possible answers. partial_helps: whether an answer computed from part of the
     sub-problems is right more often than chance, so that the reward rises on the way.
-    draw(rng, depth) -> prompt; read(prompt) -> Question with facts.
+    draw(rng, depth) -> prompt; read(prompt) -> Question with facts. Where a prompt does not tell its answer, draw gives the
+    whole Question, and read gives it back.
     answers: for families with few answers, (answer, share) pairs; then draw(rng, depth, answer) writes a prompt with
     that answer, and every split has the answers in these shares.
+    verifier: of `verifiers.VERIFIERS`.
     """
 
     name: str
@@ -89,9 +92,10 @@ class Task:
     limits: tuple[int, int]
     chance: float
     partial_helps: bool
-    draw: Callable[..., str]
-    read: Callable[[str], Question]
+    draw: Callable[..., "str | Question"]
+    read: Callable[["str | Question"], Question]
     answers: tuple[tuple[str, float], ...] = ()
+    verifier: str = "exact"
 
     def __post_init__(self):
         low, high = self.limits
@@ -123,8 +127,9 @@ class Task:
         return sum(self._generate(split, index, depth)[1] for index in range(count))
 
     def verify(self, message: str, question: Question) -> Verdict:
-        """Exact comparison of what follows the last word `answer`; total, bounded, never raises."""
-        return verify_text(message, question.answer)
+        """By the family's verifier: an exact comparison of what follows the last word `answer`, or what its own does. Total,
+        bounded, never raises."""
+        return verify(self.verifier, message, question.answer, dict(question.given))
 
     def verify_all(self, messages: Sequence[str], questions: Sequence[Question]) -> list[Verdict]:
         """A verdict for each message on the question beside it."""
@@ -154,13 +159,14 @@ class Task:
             # seems to hold no prompt with it.
             if self.answers and (attempt == 0 or attempt >= PATIENCE):
                 wanted = rng.choices([a for a, _ in self.answers], [share for _, share in self.answers])[:1]
-            text = self.draw(rng, depth, *wanted)
+            drawn = self.draw(rng, depth, *wanted)
+            text = drawn if isinstance(drawn, str) else drawn.text
             if splits.split_of(text) != split:
                 continue
             if splits.is_evaluation_row(text):
                 refused += 1
                 continue
-            return self.read(text), refused
+            return self.read(drawn), refused
         raise ValueError(
             f"{self.name}: no prompt of depth {depth} for split {split!r} in {MAX_DRAWS} draws; "
             f"the depth has too few prompts, choose a larger one (up to {self.limits[1]})")
