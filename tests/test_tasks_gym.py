@@ -14,7 +14,8 @@ from neuromas_jax.tasks import make_task
 from neuromas_jax.tasks.gym import ALLOWED
 
 pytest.importorskip("reasoning_gym")
-TRICKS = ["", "Answer: nan", "Answer: 9**9**9", "Answer: 1e999", "Answer: \0", "Answer: " + "1 " * 50_000, "Answer: 0 1 2 3 4 5 6 7"]
+TRICKS = ["", "Answer: nan", "Answer: 9**9**9", "Answer: 1e999", "Answer: \0", "Answer: " + "1 " * 50_000,
+          "Answer: 0 1 2 3 4 5 6 7"]
 
 
 @pytest.mark.parametrize("name", ALLOWED)
@@ -42,8 +43,8 @@ def test_questions_are_the_same_in_another_process():
     code = ("import json; from neuromas_jax.tasks import make_task; from neuromas_jax.tasks.gym import ALLOWED; "
             "print(json.dumps([(q.text, q.answer) for name in ALLOWED "
             "for q in [make_task('reasoning_gym', name=name).generate('train', 5)]]))")
-    said = [subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONHASHSEED": seed}, capture_output=True, text=True,
-                           cwd=Path(__file__).parents[1], check=True).stdout for seed in ("1", "2")]
+    said = [subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONHASHSEED": seed}, capture_output=True,
+                           text=True, cwd=Path(__file__).parents[1], check=True).stdout for seed in ("1", "2")]
     assert said[0] == said[1] and len(json.loads(said[0])) == len(ALLOWED)
 
 
@@ -63,5 +64,6 @@ def test_a_config_names_one():
     config = parse(dict(test_questions=8, families=dict(sums=dict(
         task="reasoning_gym", options=dict(name="chain_sum", depths=(1,), held_out_depth=2), buckets=(128,)))))
     sets = evaluation_sets(config, "sums")
-    assert [(name, depth, len(found.questions)) for (name, depth), found in sets.items()] == [("sums", 1, 8), ("sums_held_out", 2, 8)]
+    assert [(name, depth, len(found.questions)) for (name, depth), found in sets.items()] == [
+        ("sums", 1, 8), ("sums_held_out", 2, 8)]
     assert all(found.bars(tuple(found.questions))["shallow"] <= 1 for found in sets.values())
