@@ -144,6 +144,8 @@ class FamilyConfig:
         family's own graph. All methods then train for the steps of all stages together.
       search: how the method `searched` gets to a graph of its own.
       steps: of training, in place of `training.steps`.
+      forced_choice: whether the answer to a question with options is the letter that the readout finds likeliest, in place of
+        what it writes: in every evaluation, not in training.
       files: BBH files that are evaluated with what was trained on this family.
       adapters: for evaluation without training: folder with `<method>_seed<n>/adapters.safetensors` and `done.json`, as an
         experiment leaves them under `train/<family>`.
@@ -161,6 +163,7 @@ class FamilyConfig:
     stages: tuple[StageConfig, ...] = ()
     search: SearchConfig = SearchConfig()
     steps: int | None = None
+    forced_choice: bool = False
     files: tuple[str, ...] = ()
     adapters: str = ""
 

@@ -9,10 +9,10 @@ import numpy as np
 
 from neuromas_jax.backbone import DecoderConfig, init_backbone
 from neuromas_jax.backbone.adapters import init_bank
+from neuromas_jax.backbone.hub import EMBEDDED
 from neuromas_jax.methods import FROZEN, ROLES, WHOLE
 from neuromas_jax.rollout import Questions, Sampling
 from neuromas_jax.text.tokenizer import load_tokenizer
-from neuromas_jax.backbone.hub import EMBEDDED
 
 # Methods that any small graph has.
 PLAIN = tuple(name for name in WHOLE if name not in (*FROZEN, *ROLES, "graph_random", "gptswarm"))

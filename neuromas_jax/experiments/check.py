@@ -17,6 +17,7 @@ from neuromas_jax.methods import check_methods
 from neuromas_jax.tasks import FileTask
 from neuromas_jax.train import checkpoint
 from neuromas_jax.train.batches import TooLong, distinct_questions, question_ids
+from neuromas_jax.train.forced import check_forced
 from neuromas_jax.train.loop import description
 from neuromas_jax.train.run import Run, make_run
 from neuromas_jax.train.stages import INHERITING, stage_runs
@@ -40,6 +41,8 @@ def check(config: Config, workdir: Path) -> None:
         for run in runs if config.adapters.start else runs[:1]:
             jax.eval_shape(run.new_bank, 0)  # names an unknown adapter site or a PEFT folder that does not fit, and draws nothing
         for run in runs:
+            if run.family.forced_choice:
+                check_forced(run.target, run.method, run.parts.tokenizer, f"families.{family}")
             if run.method.messages != "kept" and run.method.graph.rounds == 1:
                 raise ValueError(f"method {run.method.name!r} changes messages between layers, and the graph {run.method.graph} "
                                  f"of family {family!r} has one layer; drop the method, or give a topology such as '2-1'")

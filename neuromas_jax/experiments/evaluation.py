@@ -141,6 +141,8 @@ def plan_evaluation(config: Config, workdir: Path, family: str, method: str, see
         run = judged_run(run, trained)
     belongs = {"made_with": identity(config, family, method, seed), "adapters": trained.get("adapters"),
                "test_questions": config.test_questions, "files": list(config.families[family].files)}
+    if config.families[family].forced_choice:
+        belongs["forced_choice"] = True
     return Evaluation(run, evaluation_folder(workdir, family, method, seed), source,
                       {name: trained.get(name) for name in SPENT}, belongs)
 

@@ -11,6 +11,7 @@ from neuromas_jax.methods.selforg import organise
 from neuromas_jax.rollout import blank_nodes, no_interventions, shuffle_questions
 from neuromas_jax.tasks import Question, Verdict
 from neuromas_jax.train.batches import TooLong, pad_questions, question_ids
+from neuromas_jax.train.forced import chosen_letters, force_letters, option_counts
 from neuromas_jax.train.run import Compiled
 
 
@@ -93,7 +94,8 @@ def majority(verdicts: list[Verdict]) -> Verdict:
 def evaluate(
     compiled: Compiled, bank, questions, key, messages: str | None = None, blanked: int | None = None, task=None
 ) -> Scores:
-    """Evaluates adapters on questions, as many at a time as a training batch has: one greedy episode each, or votes.
+    """Evaluates adapters on questions, as many at a time as a training batch has: one greedy episode each, votes, or a forced
+    choice where the family asks for it (`train.forced`).
 
     Args:
       compiled: programs of the run.
@@ -108,7 +110,10 @@ def evaluate(
     method, graph, tokenizer = run.method, run.method.graph, run.parts.tokenizer
     task = task or run.task
     size, voting = run.config.rollout.questions, method.votes > 1
-    if voting and not method.tree:  # the episodes of a tree share what they say
+    forced = run.family.forced_choice
+    if forced:
+        group, ask = max(option_counts(questions)), compiled.choose
+    elif voting and not method.tree:  # the episodes of a tree share what they say
         group, ask = run.config.rollout.group, compiled.rollout
     else:
         group, ask = 1, compiled.sample if method.sampled or voting else compiled.answer
@@ -121,6 +126,8 @@ def evaluate(
         keep = shuffle_questions(keep)
     if blanked is not None:
         keep = blank_nodes(keep, [blanked])
+    if forced:
+        keep = force_letters(keep, graph, tokenizer)
     rows, asked = [], []
     for question in questions:
         try:
@@ -148,11 +155,14 @@ def evaluate(
             else:
                 episodes = ask(bank, batch, keep, jax.random.fold_in(key, number))
                 answer = episodes[-1]
-            used = min(method.votes - number * group, group)
+            used = 1 if forced else min(method.votes - number * group, group)
             *texts, answered = [
                 message_texts(tokenizer, run.program.sampling.end_id, jax.tree.map(lambda x: x[:, : len(chosen), :used], layer))
                 for layer in (*episodes, answer)
             ]
+            if forced:
+                counts = option_counts([asked[i] for i in chosen])
+                answered = [[[text] for text in chosen_letters(answer, keep, graph, counts)]]
             limits = truncated(answer, run.program.sampling.end_id)
             said_of = [(place, text) for place, _ in enumerate(chosen) for said_by in answered for text in said_by[place]]
             judged = task.verify_all([text for _, text in said_of], [asked[chosen[place]] for place, _ in said_of])

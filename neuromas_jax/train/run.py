@@ -133,7 +133,7 @@ if jax.__version_info__ < (0, 11):
 
 
 class Compiled:
-    """The three programs of a run, compiled ahead of time per question bucket; compile seconds are kept apart from run time.
+    """The programs of a run, compiled ahead of time per question bucket; compile seconds are kept apart from run time.
 
     `compile_seconds` maps (program, bucket) to seconds: one entry per trace. A call with other shapes than the bucket's is an
     error, never a silent recompile.
@@ -177,6 +177,13 @@ class Compiled:
         """Sampled messages, one episode per question; `interventions` have a group of 1."""
         args = (self.run.parts.backbone, bank, questions, interventions, key)
         return self._call("sample", questions.tokens.shape[-1], self._sample, args)
+
+    def choose(self, bank, questions, interventions, key):
+        """As `answer`, with as many episodes per question as `interventions` have; see `train.forced`."""
+        group = interventions.blank.shape[-1]
+        function = jax.jit(functools.partial(rollout, dataclasses.replace(self.run.answering, group=group), greedy=True))
+        args = (self.run.parts.backbone, bank, questions, interventions, key)
+        return self._call(f"choose {group}", questions.tokens.shape[-1], function, args)
 
     def update(self, state, episodes, rewards, bucket: int, invalid=None):
         """`rl.update.update` for this run; `state` is donated."""
