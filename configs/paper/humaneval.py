@@ -7,4 +7,6 @@ FINAL = "Write the program, in at most {message_tokens} tokens, in one block of 
 
 
 def get_config(argument: str = ""):
-    return paper(argument, "humaneval", TASK, final=FINAL)
+    config = paper(argument, "humaneval", TASK, final=FINAL)
+    config.rollout.parts = 2  # programs run while the device writes the next ones
+    return config

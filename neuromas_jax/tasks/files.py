@@ -1,6 +1,6 @@
 """Questions from files: any JSONL with `question` and `answer`, and the packaged BBH files (evaluation only)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import functools
 import gzip
 import importlib.util
@@ -81,11 +81,16 @@ class FileTask:
 
     def verify_all(self, messages: Sequence[str], questions: Sequence[Question]) -> list[Verdict]:
         """A verdict for each message on the question beside it; slow verifiers share the machine's cores, with a time limit."""
+        return self.start_all(messages, questions)()
+
+    def start_all(self, messages: Sequence[str], questions: Sequence[Question]) -> Callable[[], list[Verdict]]:
+        """Begins what `verify_all` does, and returns what waits for its verdicts; slow verifiers go on meanwhile."""
         rows = [(message, one.answer, dict(one.given)) for message, one in zip(messages, questions, strict=True)]
         if self.verifier not in SLOW:
-            return [verify(self.verifier, *row) for row in rows]
+            found = [verify(self.verifier, *row) for row in rows]
+            return lambda: found
         futures = [shared_judge().submit(self.verifier, *row) for row in rows]
-        return [future.result() for future in futures]
+        return lambda: [future.result() for future in futures]
 
 
 @functools.lru_cache(maxsize=16)

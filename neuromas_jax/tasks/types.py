@@ -135,6 +135,11 @@ class Task:
         """A verdict for each message on the question beside it."""
         return [self.verify(message, question) for message, question in zip(messages, questions, strict=True)]
 
+    def start_all(self, messages: Sequence[str], questions: Sequence[Question]) -> Callable[[], list[Verdict]]:
+        """`verify_all`, whose verdicts are fetched by a call: a generated family has them at once."""
+        found = self.verify_all(messages, questions)
+        return lambda: found
+
     def _generate(self, split: str, index: int, depth: int | None) -> tuple[Question, int]:
         if split not in SPLITS:
             raise ValueError(f"unknown split {split!r}; allowed: {', '.join(SPLITS)}")

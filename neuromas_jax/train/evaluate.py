@@ -141,7 +141,7 @@ def evaluate(
     order = sorted(range(len(asked)), key=lambda i: max(map(len, rows[i])))  # like lengths together: few reach the largest bucket
     passes = -(-method.votes // group)
     verdicts: list[list[Verdict]] = []
-    cut, tokens = [], 0
+    cut, tokens, waiting = [], 0, []
     said = [collections.Counter() for _ in range(graph.size)]
     for start in range(0, len(order), size):
         chosen = order[start : start + size]
@@ -165,14 +165,16 @@ def evaluate(
                 answered = [[[text] for text in chosen_letters(answer, keep, graph, counts)]]
             limits = truncated(answer, run.program.sampling.end_id)
             said_of = [(place, text) for place, _ in enumerate(chosen) for said_by in answered for text in said_by[place]]
-            judged = task.verify_all([text for _, text in said_of], [asked[chosen[place]] for place, _ in said_of])
-            for (place, _), verdict in zip(said_of, judged):
-                answers[place].append(verdict)
+            waiting.append(([answers[place] for place, _ in said_of], task.start_all(
+                [text for _, text in said_of], [asked[chosen[place]] for place, _ in said_of])))
             cut += [limit for place, _ in enumerate(chosen) for of_node in limits for limit in of_node[place, :used].tolist()]
             tokens += sum(int(np.asarray(layer.live[:, : len(chosen), :used]).sum()) for layer in episodes)
             for node, per_question in enumerate(row for layer in texts for row in layer):
                 said[node].update(text for row in per_question for text in row)
         verdicts += answers
+    for places, judged in waiting:  # slow verifiers were at work while the device answered what came later
+        for place, verdict in zip(places, judged()):
+            place.append(verdict)
     final = [majority(group) for group in verdicts]
     every = [verdict for group in verdicts for verdict in group]
     answers = collections.Counter(verdict.answer for verdict in final if verdict.outcome != "malformed")

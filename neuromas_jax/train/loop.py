@@ -23,6 +23,7 @@ from neuromas_jax.train.batches import distinct_questions, next_batch
 from neuromas_jax.train.evaluate import evaluate, message_texts, states, truncated
 from neuromas_jax.train.metrics import Metrics, read_metrics
 from neuromas_jax.train.run import Compiled, Run
+from neuromas_jax.train.sampling import sample_and_judge
 
 
 # Seeds start so far apart in the training split, more than any run takes. A family's split has no end; a number has 32 bits,
@@ -136,7 +137,7 @@ def description(run: Run, seed: int, lineage: list = ()) -> dict:
     """
     config = dataclasses.asdict(run.config)
     kept = {"rollout": config["rollout"], "objective": dataclasses.asdict(run.objective)}
-    del kept["rollout"]["microbatch"]
+    del kept["rollout"]["microbatch"], kept["rollout"]["parts"]
     unused = () if run.objective.floor_weight else ("entropy_floor", "floor_weight", "floor_nodes")
     for name in (*unused, *([] if run.objective.invalid_penalty else ["invalid_penalty"])):
         del kept["objective"][name]
@@ -202,11 +203,9 @@ def train(
                 learner = dataclasses.replace(learner, learning_rate=jnp.asarray(rates))
                 shown = start.hidden(keep, jax.random.fold_in(jax.random.fold_in(state.key, 4), step), step)  # purpose: edges
             started, compiled_before = time.perf_counter(), sum(compiled.compile_seconds.values())
-            episodes = compiled.rollout(learner.acting, batch, shown if start else keep, jax.random.fold_in(key, step))
-            # 2. verdicts, on the host
-            texts = message_texts(run.parts.tokenizer, run.program.sampling.end_id, episodes[-1])[0]
-            every = run.task.verify_all([text for row in texts for text in row], [one for one in questions for _ in range(group)])
-            verdicts = [every[start : start + group] for start in range(0, len(every), group)]
+            # 2. with verdicts, on the host
+            episodes, verdicts = sample_and_judge(
+                compiled, learner.acting, questions, batch, shown if start else keep, jax.random.fold_in(key, step))
             rewards = np.asarray([[verdict.reward for verdict in row] for row in verdicts], np.float32)
             invalid = invalid_messages(run, episodes, questions) if run.objective.invalid_penalty else None
             # 3. one step of policy gradient on all nodes

@@ -111,8 +111,12 @@ def make_stage_run(config: Config, family: FamilyConfig, method: Method, learnin
     task = make_task(family.task, **{**family.options, **options}) if options else target
     parts = load_parts(config.backbone, config.remat, config.prompt.end, config.attention)
     batch = config.rollout.questions
-    microbatch = config.rollout.microbatch or default_microbatch(batch, config.rollout.group, method.graph)
-    check_microbatch(microbatch, batch)
+    if batch % config.rollout.parts:
+        raise ValueError(f"rollout.parts is {config.rollout.parts}, which does not divide a batch of {batch} questions; set "
+                         "it, or rollout.questions, to another number")
+    part = batch // config.rollout.parts
+    microbatch = config.rollout.microbatch or default_microbatch(part, config.rollout.group, method.graph)
+    check_microbatch(microbatch, part)
     sampling = make_sampling(parts.tokenizer, parts.backbone.config.vocab_size, config.rollout.temperature)
     template = dataclasses.replace(config.prompt, tokens_per_fact=family.tokens_per_fact)
     program = make_program(
@@ -166,7 +170,9 @@ class Compiled:
     def rollout(self, bank, questions, interventions, key):
         """`rollout.rollout` for this run: sampled episodes, a group per question."""
         args = (self.run.parts.backbone, bank, questions, interventions, key)
-        return self._call("rollout", questions.tokens.shape[-1], self._rollout, args)
+        size = questions.index.shape[0]  # of a whole batch, or of a part of it
+        name = "rollout" if size == self.run.config.rollout.questions else f"rollout of {size}"
+        return self._call(name, questions.tokens.shape[-1], self._rollout, args)
 
     def answer(self, bank, questions, interventions, key):
         """The most likely messages, one episode per question; `interventions` have a group of 1, the key decides nothing."""
