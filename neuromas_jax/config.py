@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from neuromas_jax.backbone.architecture import LINEAR_SITES
+from neuromas_jax.parallel.mesh import parse_mesh
 from neuromas_jax.rl.growth import Growth
 from neuromas_jax.rl.objective import Objective
 from neuromas_jax.rl.update import Optimizer
@@ -195,6 +196,9 @@ class Config:
         OWNER/NAME.
       remat: compute decoder layers again in the backward pass instead of keeping their values; for large backbones.
       attention: "xla"; "cudnn" on an NVIDIA GPU in bfloat16 or "splash" on a TPU, for long prompts: see `backbone.kernels`.
+      mesh: "auto" for all devices, split as `parallel.mesh.plan_mesh` says; "" for one; or devices along the axes, such as
+        "node=2,data=4,model=1".
+      fsdp: whether the data axis also divides the backbone's weights, which are gathered a decoder layer at a time.
       families: name -> `FamilyConfig`.
       order: names of the families in the order in which they are done; alphabetical where it is empty.
       methods: names of `methods.METHODS`.
@@ -209,6 +213,8 @@ class Config:
     backbone: str = "embedded"
     remat: bool = False
     attention: str = "xla"
+    mesh: str = "auto"
+    fsdp: bool = False
     families: dict[str, FamilyConfig] = dataclasses.field(default_factory=dict)
     order: tuple[str, ...] = ()
     methods: tuple[str, ...] = ("graph",)
@@ -306,6 +312,7 @@ def _check_stages(config: Config, name: str, family: FamilyConfig) -> None:
 
 def _check(config: Config) -> None:
     check_template(config.prompt)
+    parse_mesh(config.mesh)
     families = config.families.items()
     for name, value, low in (
         ("rollout.questions", config.rollout.questions, 1), ("rollout.group", config.rollout.group, 1),

@@ -26,7 +26,7 @@ from tests.tiny import tiny_config, tokenizer
 folder = pathlib.Path(sys.argv[1])
 train_run.load_parts = lambda *_: Parts(init_backbone(tiny_config(num_hidden_layers=1), jax.random.key(0)), tokenizer(), "")
 config = parse(dict(families=dict(listops=dict(options=dict(depths=(1,), weights=(1.0,), held_out_depth=2), buckets=(13,))),
-                    graph=dict(topology="3-1"), rollout=dict(questions=2, group=4)))
+                    graph=dict(topology="3-1"), rollout=dict(questions=2, group=4), mesh=""))
 run = make_run(config, "listops", "graph")
 run = dataclasses.replace(run, program=dataclasses.replace(run.program, merge=False))  # as on the machines that have a mesh
 mesh = Mesh(np.asarray(jax.devices()), ("slot",))

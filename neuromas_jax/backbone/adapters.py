@@ -7,9 +7,11 @@ rows of B are zero, and their gradients are zero too, so they stay zero.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from neuromas_jax.backbone.architecture import LINEAR_SITES, SAME_INPUT, DecoderConfig
 from neuromas_jax.backbone.decoder import UNROLL, Backbone, Merged
@@ -92,9 +94,12 @@ def merge(backbone: Backbone, bank: Bank, scale: float) -> tuple[Merged, ...]:
         for layer in range(config.num_hidden_layers))
 
 
-def take_slots(bank: Adapters, slots: Sequence[int]) -> Adapters:
-    """The rows of a layer's nodes, `[N, L, ...]` or `[N, in, out]`: one per entry of `slots`, repeated where nodes share one."""
-    slots = tuple(slots)
+def take_slots(bank: Any, slots: Sequence[int] | np.ndarray) -> Any:
+    """The rows of a layer's nodes, `[N, L, ...]` or `[N, in, out]`: one per entry of `slots`, repeated where nodes share one.
+
+    Any tree will do whose arrays have such a first axis.
+    """
+    slots = tuple(int(slot) for slot in slots)
     if slots == tuple(range(slots[0], slots[0] + len(slots))):
         return jax.tree.map(lambda x: x[slots[0] : slots[0] + len(slots)], bank)
     return jax.tree.map(lambda x: x[jnp.asarray(slots)], bank)

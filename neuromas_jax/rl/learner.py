@@ -8,9 +8,11 @@ from jaxtyping import Array, Float
 
 from neuromas_jax.backbone.adapters import Bank, take_slots
 from neuromas_jax.backbone.decoder import Backbone
+from neuromas_jax.parallel.rules import constrain, padded_rows
 from neuromas_jax.rl.scores import Scores, token_scores
 from neuromas_jax.rollout.edges import split_edges
 from neuromas_jax.rollout.episodes import Episodes, Program
+from neuromas_jax.rollout.rollout import layer_adapters, shared_states
 from neuromas_jax.rollout.sampler import count, reader
 
 
@@ -29,32 +31,29 @@ def message_states(
       episodes: what every node read and wrote.
     """
     read, (bank, _) = reader(backbone, program.lora_scale), split_edges(bank)
-
-    def adapters(slots):
-        return None if bank is None else take_slots(bank, slots)
-
-    tokens = jnp.concatenate([layer.shared for layer in episodes])
-    valid = jnp.concatenate([layer.shared_valid for layer in episodes])
     with jax.named_scope("shared"):
-        hidden, shared = read(adapters(program.slots), tokens, valid, jnp.zeros(tokens.shape[:3], jnp.int32), (), last=1)
+        blocks = [jnp.concatenate([getattr(layer, name) for layer in episodes]) for name in ("shared", "shared_valid")]
+        shared = shared_states(program, backbone, bank, blocks, microbatch=blocks[0].shape[1])
     states = []
     for number, layer in enumerate(episodes):
         with jax.named_scope(f"layer{number}"):
-            rows = slice(program.graph.nodes(number).start, program.graph.nodes(number).stop)
-            own_tokens = layer.own.shape[-1]
+            nodes, own_tokens = program.graph.nodes(number), layer.own.shape[-1]
+            rows = padded_rows(nodes)
+            hidden, kv = shared[number]
+
+            def laid(x):
+                return constrain(take_slots(x, rows - nodes.start), "node", "question")
+
             local, _ = read(
-                adapters(program.layer_slots(number)),
-                jnp.concatenate([layer.own, layer.message[..., :-1]], axis=-1),
-                jnp.concatenate([layer.own_valid, layer.live[..., :-1]], axis=-1),
-                jnp.broadcast_to(count(layer.shared_valid), layer.fired.shape),
-                (jax.tree.map(lambda x: x[rows], shared),),
-                last=layer.message.shape[-1],
-            )
-            if own_tokens:
-                states.append(local)
-            else:
-                first = jnp.broadcast_to(hidden[rows], (*layer.fired.shape, 1, hidden.shape[-1]))
-                states.append(jnp.concatenate([first, local], axis=-2))
+                layer_adapters(bank, program.slots, rows),
+                laid(jnp.concatenate([layer.own, layer.message[..., :-1]], axis=-1)),
+                laid(jnp.concatenate([layer.own_valid, layer.live[..., :-1]], axis=-1)),
+                laid(jnp.broadcast_to(count(layer.shared_valid), layer.fired.shape)),
+                (kv,), last=layer.message.shape[-1])
+            if not own_tokens:
+                first = jnp.broadcast_to(hidden, (*local.shape[:3], 1, hidden.shape[-1]))
+                local = jnp.concatenate([first, local], axis=-2)
+            states.append(local[: len(nodes)])
     return tuple(states)
 
 

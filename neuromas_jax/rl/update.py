@@ -118,7 +118,7 @@ def accumulated_gradient(
 
     def of_questions(start):
         rows = take_questions(episodes, start, size)
-        mine = jax.lax.dynamic_slice_in_dim(credit, start, size, axis=1)
+        mine = take_questions(credit, start, size)
         gradient, (losses, sums) = jax.grad(
             lambda bank: loss_of_bank(objective, program, backbone, bank, rows, mine), has_aux=True)(bank)
         # A microbatch divides by its own size: all are alike, so the mean over them divides by that of the batch.

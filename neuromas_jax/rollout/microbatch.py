@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from neuromas_jax.backbone.decoder import KV
 from neuromas_jax.graph import TextGraph
+from neuromas_jax.parallel.rules import on_mesh
 
 CPU_TOKENS = 512
 QUESTIONS = 1  # axis of the questions in every array of a rollout, `[N, B, ...]`; keys and values have theirs 5 from the end
@@ -53,15 +54,26 @@ def map_questions(function: Callable, microbatch: int, *args: Any) -> Any:
 
     def joined(x, axis):
         """`[P, N, B / P, ...] -> [N, B, ...]`; `axis` is that of `B / P`."""
-        x = jnp.moveaxis(x, 0, axis - 1)
+        x = jnp.moveaxis(x, 0, axis if on_mesh() else axis - 1)
         return x.reshape(*x.shape[: axis - 1], batch, *x.shape[axis + 1 :])
 
     return _map(joined, stacked, stacked=True)
 
 
 def take_questions(tree: Any, start: jax.Array | int, size: int) -> Any:
-    """The arrays of `size` questions from number `start` on."""
-    return _map(lambda x, axis: jax.lax.dynamic_slice_in_dim(x, start, size, axis), tree)
+    """The arrays of a microbatch of `size` questions, those from number `start` on.
+
+    On a mesh the microbatch takes as many of every device: the questions `start / size`, that plus the number of microbatches,
+    and so on. What adds up over all microbatches is the same.
+    """
+
+    def take(x, axis):
+        if not on_mesh():
+            return jax.lax.dynamic_slice_in_dim(x, start, size, axis)
+        apart = x.reshape(*x.shape[:axis], size, x.shape[axis] // size, *x.shape[axis + 1 :])
+        return jax.lax.dynamic_index_in_dim(apart, start // size, axis + 1, keepdims=False)
+
+    return _map(take, tree)
 
 
 def _map(function: Callable, tree: Any, stacked: bool = False) -> Any:

@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from neuromas_jax.backbone.adapters import Bank, merge, take_slots
+from neuromas_jax.backbone.adapters import Adapters, Bank, merge, take_slots
 from neuromas_jax.backbone.decoder import Backbone
+from neuromas_jax.parallel.rules import constrain, gather, on_mesh, padded_rows
 from neuromas_jax.rollout.distribution import row_uniforms
 from neuromas_jax.rollout.edges import choose_edges, split_edges
 from neuromas_jax.rollout.episodes import Episodes, LayerEpisodes, Program, Questions
@@ -49,35 +50,64 @@ def rollout(
     if logits is not None:
         chosen = choose_edges(program, logits, questions.index, key, greedy)
         interventions = dataclasses.replace(interventions, shown=interventions.shown & chosen)
-    with jax.named_scope("shared"):  # the shared blocks of all nodes at once: they wait for no message
+    with jax.named_scope("shared"):
         shared = shared_blocks(program, questions)
-        hidden, shared_kv = prefill(backbone, take_slots(adapters, program.slots), program.lora_scale, program.microbatch,
-                                    *shared, jnp.zeros((graph.size, batch, 1), jnp.int32), ())
+        states = shared_states(program, backbone, adapters, shared, program.microbatch)
     episodes, written = [], []  # written: per layer, (messages as read [N, B, G, M], mask)
     for number, (layer, prompt) in enumerate(zip(graph.layers, program.prompts)):
         with jax.named_scope(f"layer{number}"):
-            nodes = np.asarray(graph.nodes(number))
+            nodes, rows = np.asarray(graph.nodes(number)), padded_rows(graph.nodes(number))
             senders = graph.senders(number)
             if senders:
                 ids, mask = _inbox([written[source] for source in layer.reads])
-                wired = jnp.asarray(graph.edge_mask(number))[..., None, None]
-                shown = interventions.shown[nodes][:, np.asarray(senders)] & wired
-                own = own_block(prompt, ids, mask, shown)
+                wired = jnp.asarray(graph.edge_mask(number))[rows - nodes[0]][..., None, None]
+                shown = take_slots(interventions.shown, rows)[:, np.asarray(senders)] & wired
+                own = tuple(constrain(x, "node", "question") for x in own_block(prompt, ids, mask, shown))
             else:
-                own = jnp.zeros((len(nodes), batch, group, 0), jnp.int32), jnp.zeros((len(nodes), batch, group, 0), bool)
-            forced = (interventions.force[nodes], interventions.given[nodes, ..., : layer.message_tokens],
-                      interventions.given_length[nodes])
-            message, live, log_probs = sample_layer(
-                backbone, take_slots(adapters, program.layer_slots(number)), program.lora_scale,
-                jax.tree.map(lambda x: x[nodes[0] : nodes[-1] + 1], (hidden, shared_kv)), own, forced,
-                uniforms[nodes, ..., : layer.message_tokens], greedy, program.sampling, program.microbatch,
+                own = jnp.zeros((len(rows), batch, group, 0), jnp.int32), jnp.zeros((len(rows), batch, group, 0), bool)
+            forced = take_slots((interventions.force, interventions.given[..., : layer.message_tokens],
+                                 interventions.given_length), rows)
+            wrote = sample_layer(
+                backbone, layer_adapters(adapters, program.slots, rows), program.lora_scale, states[number], own, forced,
+                take_slots(uniforms, rows)[..., : layer.message_tokens], greedy, program.sampling, program.microbatch,
             )
+            # Every node of the next layer may read each of these: the one thing that a graph has to send between devices.
+            message, live, log_probs = (gather(x)[: len(nodes)] for x in wrote)
+            own = tuple(x[: len(nodes)] for x in own)
             block = [x[nodes[0] : nodes[-1] + 1] for x in shared]
             heard = None if logits is None else jnp.moveaxis(
                 interventions.shown[nodes][:, np.asarray(senders, np.int32)], 1, -1)
             episodes.append(LayerEpisodes(*block, *own, message, live, log_probs, live[..., 0], heard))
             written.append(_as_read(interventions, nodes, message, live, program.sampling.end_id))
     return tuple(episodes)
+
+
+def layer_adapters(adapters: Adapters | None, slots: tuple[int, ...], rows: np.ndarray) -> Adapters | None:
+    """The adapters of nodes `rows`, `[N, L, ...]`, each where its node is computed."""
+    if adapters is None:
+        return None
+    return jax.tree.map(lambda x: constrain(x, "node"), take_slots(adapters, [slots[node] for node in rows]))
+
+
+def shared_states(program: Program, backbone: Backbone, adapters: Adapters | None, shared, microbatch: int) -> list:
+    """Per layer, the last hidden state of its nodes' shared blocks, and their keys and values.
+
+    They wait for no message, so all nodes are read at once; on a mesh layer by layer, so that each layer's nodes are spread over
+    all devices from the start.
+    """
+    graph = program.graph
+    layers = [graph.nodes(number) for number in range(graph.rounds)]
+    together = layers if on_mesh() else [range(graph.size)]
+    found = []
+    for nodes in together:
+        rows = padded_rows(nodes)
+        tokens, valid = (constrain(take_slots(x, rows), "node", "question") for x in shared)
+        start = jnp.zeros(tokens.shape[:3], jnp.int32)
+        found.append(prefill(backbone, layer_adapters(adapters, program.slots, rows), program.lora_scale, microbatch,
+                             tokens, valid, start, ()))
+    if on_mesh():
+        return found
+    return [jax.tree.map(lambda x: x[nodes.start : nodes.stop], found[0]) for nodes in layers]
 
 
 def shared_blocks(program: Program, questions: Questions):

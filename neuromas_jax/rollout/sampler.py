@@ -6,6 +6,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from neuromas_jax.backbone.adapters import Adapters
 from neuromas_jax.backbone.decoder import KV, Backbone, Cache
+from neuromas_jax.parallel.rules import constrain
 from neuromas_jax.rollout.distribution import Sampling, draw, masked_logits
 from neuromas_jax.rollout.microbatch import map_questions
 
@@ -29,10 +30,20 @@ def reader(backbone: Backbone, scale: float):
 
         if tokens.shape[0] == 1:
             hidden, kv = node(*jax.tree.map(lambda x: x[0], (adapters, tokens, valid, start, past)), cached)
-            return hidden[None], kv if cached else jax.tree.map(lambda x: x[None], kv)
-        return jax.vmap(node)(adapters, tokens, valid, start, past, cached)
+            return constrain(hidden[None], None, "question"), kv if cached else laid(jax.tree.map(lambda x: x[None], kv))
+        hidden, kv = jax.vmap(node)(adapters, tokens, valid, start, past, cached)
+        return constrain(hidden, "node", "question"), laid(kv)
 
     return read
+
+
+def laid(kv: KV) -> KV:
+    """Keys and values `[N, (L,) B, g, K, ...]` of nodes as the mesh has them."""
+
+    def one(x):
+        return constrain(x, "node", *[None] * (x.ndim - 6), "question", None, "kv_heads")
+
+    return KV(jax.tree.map(one, kv.k), jax.tree.map(one, kv.v), constrain(kv.valid, "node", "question"))
 
 
 def _per_episode(kv: KV, group: int) -> KV:
@@ -115,7 +126,7 @@ def sample_layer(
 
     def write(position, hidden):
         """Samples the token at `position` from the last hidden state `[N, B, 1 or G, 1, D]`."""
-        scores = masked_logits(backbone.logits(hidden[..., -1, :]), sampling)
+        scores = masked_logits(constrain(backbone.logits(hidden[..., -1, :]), "node", "question", None, "vocab"), sampling)
         scores = jnp.broadcast_to(scores, (nodes, batch, group, scores.shape[-1]))
         token, normalise = draw(scores, jax.lax.dynamic_index_in_dim(uniforms, position, 3, False), greedy)
         given = jnp.where(position < forced_length, jax.lax.dynamic_index_in_dim(forced_ids, position, 3, False), sampling.end_id)

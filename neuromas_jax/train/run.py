@@ -1,11 +1,14 @@
 """Everything one training or evaluation needs, built and checked from a config before anything is compiled."""
 
+from collections.abc import Callable
+import contextlib
 import dataclasses
 import functools
 import time
 import zlib
 
 import jax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import numpy as np
 
 from neuromas_jax.backbone import Backbone, check_vocabulary, load_backbone
@@ -15,6 +18,9 @@ from neuromas_jax.backbone.kernels import check_attention
 from neuromas_jax.backbone.peft import start_from
 from neuromas_jax.config import Config, FamilyConfig
 from neuromas_jax.methods import Method, make_method
+from neuromas_jax.parallel.mesh import mesh_for
+from neuromas_jax.parallel.place import put, shardings
+from neuromas_jax.parallel.rules import RULES
 from neuromas_jax.rl import Objective, Optimizer, check_credit, learn, update
 from neuromas_jax.rollout import Program, make_program, make_sampling, rollout
 from neuromas_jax.rollout.edges import allowed_edges, edge_bank
@@ -143,61 +149,83 @@ class Compiled:
     error, never a silent recompile.
     """
 
-    def __init__(self, run: Run):
-        check_attention(run.parts.backbone.attention, run.parts.backbone.config, jax.default_backend())
+    def __init__(self, run: Run, mesh: Mesh | None = None):
+        backbone, batch = run.parts.backbone, run.config.rollout.questions
         self.run = run
+        self.mesh = mesh or mesh_for(run.config.mesh, run.method.graph, backbone.config, batch)
+        self.rules = dataclasses.replace(RULES, embed="data" if run.config.fsdp else None)
+        platform = self.mesh.devices.flat[0].platform if self.mesh else jax.default_backend()
+        check_attention(backbone.attention, backbone.config, platform)
         self.compile_seconds: dict[tuple[str, int], float] = {}
         self._programs: dict[tuple[str, int], jax.stages.Compiled] = {}
-        self._rollout = jax.jit(functools.partial(rollout, run.program))
-        self._answer = jax.jit(functools.partial(rollout, run.answering, greedy=True))
-        self._sample = jax.jit(functools.partial(rollout, run.answering))
-        constants = dataclasses.replace(run.optimizer, learning_rate=0.0)
-        self._update = jax.jit(functools.partial(update, run.objective, constants, run.program), donate_argnums=1)
-        self._learn = jax.jit(functools.partial(learn, Objective(), constants, run.program), donate_argnums=1)
+        self.backbone = self._place(backbone)
+        self._constants = dataclasses.replace(run.optimizer, learning_rate=0.0)
 
     def share(self, other: "Compiled") -> None:
         """Uses the programs of another run with the same static parts (`Program`, objective, optimizer constants, batch size)."""
-        self._programs = other._programs
+        self._programs, self.backbone = other._programs, other.backbone
 
-    def _call(self, name: str, bucket: int, function, args):
+    def _place(self, x):
+        """An argument where the mesh has it."""
+        abstract = any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(x))  # for a mesh without devices
+        return x if self.mesh is None or abstract else put(x, self.mesh, self.rules)
+
+    def lower(self, function: Callable, *args, donate: tuple[int, ...] = (), **options) -> jax.stages.Lowered:
+        """A traced program; arguments may be `jax.ShapeDtypeStruct`s with their shardings."""
+        program = jax.jit(function, donate_argnums=donate, **options)
+        with jax.set_mesh(self.mesh) if self.mesh else contextlib.nullcontext():
+            return program.lower(*args)
+
+    def _call(self, name: str, bucket: int, function: Callable, *args, **options):
+        args = (self.backbone, *map(self._place, args))
         if (name, bucket) not in self._programs:
             started = time.perf_counter()
-            options = COMPILER_OPTIONS.get(jax.default_backend())
-            self._programs[name, bucket] = function.lower(*args).compile(compiler_options=options)
+            compiler = COMPILER_OPTIONS.get(jax.default_backend())
+            self._programs[name, bucket] = self.lower(function, *args, **options).compile(compiler_options=compiler)
             self.compile_seconds[name, bucket] = time.perf_counter() - started
         return self._programs[name, bucket](*args)
 
+    def _roll(self, name: str, program: Program, bank, questions, interventions, key, greedy: bool = False):
+        function = functools.partial(rollout, program, greedy=greedy)
+        options = {}
+        if jax.process_count() > 1:  # every process reads what was written
+            options["out_shardings"] = NamedSharding(self.mesh, PartitionSpec())
+        return self._call(name, questions.tokens.shape[-1], function, bank, questions, interventions, key, **options)
+
     def rollout(self, bank, questions, interventions, key):
         """`rollout.rollout` for this run: sampled episodes, a group per question."""
-        args = (self.run.parts.backbone, bank, questions, interventions, key)
         size = questions.index.shape[0]  # of a whole batch, or of a part of it
         name = "rollout" if size == self.run.config.rollout.questions else f"rollout of {size}"
-        return self._call(name, questions.tokens.shape[-1], self._rollout, args)
+        return self._roll(name, self.run.program, bank, questions, interventions, key)
 
     def answer(self, bank, questions, interventions, key):
         """The most likely messages, one episode per question; `interventions` have a group of 1, the key decides nothing."""
-        args = (self.run.parts.backbone, bank, questions, interventions, key)
-        return self._call("answer", questions.tokens.shape[-1], self._answer, args)
+        return self._roll("answer", self.run.answering, bank, questions, interventions, key, greedy=True)
 
     def sample(self, bank, questions, interventions, key):
         """Sampled messages, one episode per question; `interventions` have a group of 1."""
-        args = (self.run.parts.backbone, bank, questions, interventions, key)
-        return self._call("sample", questions.tokens.shape[-1], self._sample, args)
+        return self._roll("sample", self.run.answering, bank, questions, interventions, key)
 
     def choose(self, bank, questions, interventions, key):
         """As `answer`, with as many episodes per question as `interventions` have; see `train.forced`."""
         group = interventions.blank.shape[-1]
-        function = jax.jit(functools.partial(rollout, dataclasses.replace(self.run.answering, group=group), greedy=True))
-        args = (self.run.parts.backbone, bank, questions, interventions, key)
-        return self._call(f"choose {group}", questions.tokens.shape[-1], function, args)
+        program = dataclasses.replace(self.run.answering, group=group)
+        return self._roll(f"choose {group}", program, bank, questions, interventions, key, greedy=True)
+
+    def learned(self, state) -> dict:
+        """Options of a program that takes a learner's state and gives it back: donated, and lying where it lay."""
+        whole = self.mesh and NamedSharding(self.mesh, PartitionSpec())
+        return {"donate": (1,), **({"out_shardings": (shardings(state, self.mesh, self.rules), whole)} if self.mesh else {})}
 
     def update(self, state, episodes, rewards, bucket: int, invalid=None):
         """`rl.update.update` for this run; `state` is donated."""
-        return self._call("update", bucket, self._update, (self.run.parts.backbone, state, episodes, rewards, invalid))
+        function = functools.partial(update, self.run.objective, self._constants, self.run.program)
+        return self._call("update", bucket, function, state, episodes, rewards, invalid, **self.learned(state))
 
     def learn(self, state, episodes, credit, bucket: int):
         """`rl.update.learn` for this run, by credit alone; rows with credit are live. `state` is donated."""
-        return self._call("learn", bucket, self._learn, (self.run.parts.backbone, state, episodes, credit, credit != 0))
+        function = functools.partial(learn, Objective(), self._constants, self.run.program)
+        return self._call("learn", bucket, function, state, episodes, credit, credit != 0, **self.learned(state))
 
 
 COMPILED: dict[tuple, Compiled] = {}

@@ -1,0 +1,98 @@
+"""How every array of a run lies on a mesh."""
+
+from typing import Any
+
+import jax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+import numpy as np
+
+from neuromas_jax.backbone.architecture import LINEAR_SITES, DecoderConfig
+from neuromas_jax.backbone.decoder import Backbone
+from neuromas_jax.parallel.rules import RULES, Rules
+from neuromas_jax.rl import LearnerState
+from neuromas_jax.rollout import Interventions, Questions
+
+# Axes of the backbone's weights, without that of the decoder layers in front.
+SITES = {"q": ("embed", "heads"), "k": ("embed", "kv_heads"), "v": ("embed", "kv_heads"), "o": ("heads", "embed"),
+         "gate": ("embed", "mlp"), "up": ("embed", "mlp"), "down": ("mlp", "embed")}
+QUESTION_AXIS = {2: 0, 3: 1}  # of plain arrays by their number of axes: rewards [B, G], credit of every node [X, B, G]
+
+
+def fitting(spec: PartitionSpec, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
+    """A spec without the axes of the mesh that do not divide the array's."""
+    return PartitionSpec(*(axis if axis and size % mesh.shape[axis] == 0 else None for axis, size in zip(spec, shape)))
+
+
+def backbone_specs(config: DecoderConfig, rules: Rules = RULES) -> dict:
+    """`PartitionSpec` of every parameter, in the form of `Backbone.params`."""
+    layers = {site: rules.spec(None, *SITES[site]) for site in LINEAR_SITES}
+    for name in config.vectors:
+        axes = SITES[name.removesuffix("_bias")][1:] if name.endswith("_bias") else (None,)
+        layers[name] = rules.spec(None, *axes)
+    specs = {"embed": rules.spec("vocab", "embed"), "final_norm": rules.spec(None), "layers": layers}
+    return specs if config.tie_word_embeddings else {**specs, "lm_head": rules.spec("embed", "vocab")}
+
+
+def bank_spec(path, shape: tuple[int, ...], mesh: Mesh, rules: Rules = RULES) -> PartitionSpec:
+    """How an array with a row for each slot lies: the bank's own `[S, L, in, R]` and `[S, L, R, out]`, and moments like them.
+
+    Rows lie along the mesh's node axis where it divides them, else decoder layers do; the axis that meets the backbone's weights
+    lies as they do.
+    """
+    if len(shape) < 4:
+        names = ["slot"] + [None] * (len(shape) - 1)
+        return fitting(rules.spec(*names[: len(shape)]), shape, mesh)
+    site = next(key.key for key in path if getattr(key, "key", None) in LINEAR_SITES)
+    factor = next(key.key for key in path if getattr(key, "key", None) in ("a", "b"))
+    entering, leaving = SITES[site]
+    ends = (None if entering == "embed" else entering, None) if factor == "a" else (None, None if leaving == "embed" else leaving)
+    spec = fitting(rules.spec("slot", None, *ends), shape, mesh)
+    return spec if spec[0] or not rules.slot else fitting(PartitionSpec(None, rules.slot, *spec[2:]), shape, mesh)
+
+
+def shardings(x: Any, mesh: Mesh, rules: Rules = RULES) -> Any:
+    """`NamedSharding` of every array of an argument of `rollout`, `update` or `learn`, in the form of the argument.
+
+    The backbone is spread over `model`, the rows of adapters and moments over `node`, whatever has an axis of questions over
+    `data`; the rest is whole on every device, and so is an axis that the mesh does not divide.
+    """
+
+    def laid(x, *names):
+        return NamedSharding(mesh, fitting(rules.spec(*names), x.shape, mesh))
+
+    def over_questions(tree, axis):
+        return jax.tree.map(lambda x: laid(x, *[None] * axis, "question"), tree)
+
+    def row(path, x):
+        keys = {getattr(key, "name", getattr(key, "key", None)) for key in path}
+        whole = "critic" in keys or not x.ndim
+        return NamedSharding(mesh, PartitionSpec() if whole else bank_spec(path, x.shape, mesh, rules))
+
+    if isinstance(x, Backbone):
+        specs = backbone_specs(x.config, rules)
+        lying = jax.tree.map(lambda x, spec: NamedSharding(mesh, fitting(spec, x.shape, mesh)), x.params, specs)
+        return Backbone(lying, x.config, x.remat, x.attention)
+    if isinstance(x, (LearnerState, dict)):
+        return jax.tree_util.tree_map_with_path(row, x)
+    if isinstance(x, Questions):
+        return Questions(*over_questions((x.tokens, x.valid), 1), over_questions(x.index, 0))
+    if isinstance(x, Interventions):
+        return Interventions(**{name: over_questions(value, 2 if name == "shown" else 1) for name, value in vars(x).items()})
+    if isinstance(x, tuple):  # episodes
+        return over_questions(x, 1)
+    return jax.tree.map(lambda x: over_questions(x, QUESTION_AXIS[x.ndim]) if x.ndim in QUESTION_AXIS else laid(x), x)
+
+
+def put(x: Any, mesh: Mesh, rules: Rules = RULES) -> Any:
+    """An argument where the mesh has it. With several processes each gives its own parts of what all of them have."""
+    where = shardings(x, mesh, rules)
+    if jax.process_count() > 1:
+        x = jax.tree.map(_on_host, x)
+    return jax.device_put(x, where)
+
+
+def _on_host(x):
+    """What a process made for itself, as numpy has it; an array that lies over all processes stays where it is."""
+    if not isinstance(x, jax.Array) or not x.is_fully_addressable or jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
+        return x
+    return np.asarray(x)

@@ -1,0 +1,68 @@
+"""Run by `test_sharding.py` in a process with eight CPU devices: `python -m tests.sharded`. Prints a line for each mesh."""
+
+import dataclasses
+import sys
+
+import jax
+import numpy as np
+
+from neuromas_jax.backbone import init_backbone
+from neuromas_jax.config import parse
+from neuromas_jax.parallel.mesh import MeshShape, make_mesh
+from neuromas_jax.rl import init_learner
+from neuromas_jax.rollout import no_interventions, shuffle_questions
+from neuromas_jax.train import run as train_run
+from neuromas_jax.train.batches import next_batch
+from neuromas_jax.train.run import Compiled, Parts, make_run
+from tests.tiny import random_bank, tiny_config, tokenizer
+
+BACKBONE = init_backbone(tiny_config(num_hidden_layers=1), jax.random.key(0))
+BACKBONE = dataclasses.replace(BACKBONE, params={**BACKBONE.params, "embed": BACKBONE.params["embed"] * 20})
+# Widths that a node axis of 2, 4 or 8 does not divide; eight questions in microbatches of four.
+CONFIG = dict(
+    families=dict(listops=dict(options=dict(depths=(1,), weights=(1.0,), held_out_depth=2), buckets=(13,), message_tokens=3)),
+    graph=dict(topology="3-1"), rollout=dict(questions=8, group=2, microbatch=4), mesh="")
+
+
+def step(compiled, run, shuffled: bool):
+    """Messages of a rollout, and the state and metrics after an update on them."""
+    graph = run.method.graph
+    batch = next_batch(run.task, 0, 8, graph, tokenizer(), (13,), "error")[1]
+    keep = no_interventions(graph, 8, 2)
+    keep = shuffle_questions(keep) if shuffled else keep
+    bank = random_bank(BACKBONE.config, graph.size, size=1.0)
+    episodes = compiled.rollout(bank, batch, keep, jax.random.key(3))
+    rewards = np.random.default_rng(0).integers(0, 2, (8, 2)).astype(np.float32)
+    state, metrics = compiled.update(init_learner(run.optimizer, bank), episodes, jax.numpy.asarray(rewards), 13)
+    return episodes, state, metrics
+
+
+def same(mine, theirs, rtol, atol):
+    for one, other in zip(jax.tree.leaves(mine), jax.tree.leaves(theirs), strict=True):
+        np.testing.assert_allclose(np.asarray(one), np.asarray(other), rtol=rtol, atol=atol)
+
+
+def main():
+    train_run.load_parts = lambda *_: Parts(BACKBONE, tokenizer(), "")
+    run = make_run(parse(CONFIG), "listops", "graph")
+    run = dataclasses.replace(run, program=dataclasses.replace(run.program, merge=False))  # as where there are meshes
+    alone = {shuffled: step(Compiled(run), run, shuffled) for shuffled in (False, True)}
+    for text in sys.argv[1:]:
+        numbers, _, fsdp = text.partition("+")
+        shape = MeshShape(*map(int, numbers.split("x")))
+        mesh = make_mesh(shape, jax.devices()[: shape.size])
+        for shuffled in (False, True) if text == "2x2x2" else (False,):
+            compiled = Compiled(dataclasses.replace(run, config=dataclasses.replace(run.config, fsdp=bool(fsdp))), mesh)
+            episodes, state, metrics = step(compiled, run, shuffled)
+            for mine, theirs in zip(episodes, alone[shuffled][0]):
+                np.testing.assert_array_equal(np.asarray(mine.message), np.asarray(theirs.message))
+                np.testing.assert_array_equal(np.asarray(mine.live), np.asarray(theirs.live))
+                same(mine.log_probs, theirs.log_probs, 1e-4, 1e-5)
+            same(metrics, alone[shuffled][2], 2e-3, 2e-5)
+            same(state, alone[shuffled][1], 2e-3, 2e-5)
+            a = state.bank["q"]["a"]
+            print(text, "same", compiled.backbone.params["layers"]["q"].sharding.spec, a.sharding.spec, flush=True)
+
+
+if __name__ == "__main__":
+    main()
