@@ -1,14 +1,21 @@
 """Run by `test_sharding.py` in a process with eight CPU devices: `python -m tests.sharded`. Prints a line for each mesh."""
 
 import dataclasses
+import functools
+from pathlib import Path
 import sys
+import zlib
 
 import jax
+from jax.sharding import PartitionSpec
 import numpy as np
 
-from neuromas_jax.backbone import init_backbone
+from neuromas_jax.backbone import huggingface, init_backbone, load_backbone
+from neuromas_jax.backbone.huggingface import weights_checksum
 from neuromas_jax.config import parse
 from neuromas_jax.parallel.mesh import MeshShape, make_mesh
+from neuromas_jax.parallel.place import shardings
+from neuromas_jax.parallel.rules import mesh_rules
 from neuromas_jax.rl import init_learner
 from neuromas_jax.rollout import no_interventions, shuffle_questions
 from neuromas_jax.train import run as train_run
@@ -42,7 +49,33 @@ def same(mine, theirs, rtol, atol):
         np.testing.assert_allclose(np.asarray(one), np.asarray(other), rtol=rtol, atol=atol)
 
 
+def load(monitor):
+    """A folder read onto a mesh: the same arrays, and each device's part read from the files alone."""
+    mesh = make_mesh(MeshShape(2, 2, 2))
+    for folder in sorted((Path(__file__).parent / "golden" / "decoders").iterdir()):
+        whole, sizes = load_backbone(folder), []
+        where = shardings(whole, mesh, mesh_rules(fsdp=True)).params
+        read = huggingface._Stored.part
+        huggingface._Stored.part = lambda self, index: sizes.append(read(self, index)) or sizes[-1]
+        spread = load_backbone(folder, where=where)
+        huggingface._Stored.part = read
+        same(spread.params, whole.params, 0, 0)
+        assert spread.params["layers"]["q"].sharding.spec == PartitionSpec(None, "data", "model")
+        assert any(leaf.is_fully_replicated is False for leaf in jax.tree.leaves(spread.params))
+        most = max(x.size for x in sizes)
+        assert most * 2 <= max(x.size for x in jax.tree.leaves(whole.params)), "a whole array was read for a part of it"
+        checksum = weights_checksum(folder)
+        assert checksum == functools.reduce(
+            lambda start, x: zlib.crc32(np.ascontiguousarray(x), start), jax.tree.leaves(whole.params), 0)
+        monitor(f"{folder.name} loaded")
+
+
 def main():
+    if "load" in sys.argv:
+        sys.argv.remove("load")
+        load(lambda text: print(text, flush=True))
+    if not sys.argv[1:]:
+        return
     train_run.load_parts = lambda *_: Parts(BACKBONE, tokenizer(), "")
     run = make_run(parse(CONFIG), "listops", "graph")
     run = dataclasses.replace(run, program=dataclasses.replace(run.program, merge=False))  # as where there are meshes

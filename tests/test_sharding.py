@@ -22,14 +22,22 @@ FLAGS = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_cou
 MESHES = {"two devices": ("2x1x1", "1x2x1", "1x1x2"), "four": ("4x1x1", "2x2x1+fsdp"), "eight": ("8x1x1", "1x8x1", "2x2x2")}
 
 
+def run_sharded(*arguments):
+    done = subprocess.run([sys.executable, "-m", "tests.sharded", *arguments], cwd=Path(__file__).parents[1],
+                          env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": FLAGS}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("devices", MESHES)
 def test_sharded_is_unsharded(devices):
-    done = subprocess.run([sys.executable, "-m", "tests.sharded", *MESHES[devices]], cwd=Path(__file__).parents[1],
-                          env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": FLAGS}, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
-    for mesh in MESHES[devices]:
-        assert f"{mesh} same" in done.stdout
+    said = run_sharded(*MESHES[devices])
+    assert all(f"{mesh} same" in said for mesh in MESHES[devices])
+
+
+def test_weights_are_read_straight_to_where_they_belong():
+    assert run_sharded("load").count("loaded") == 7
 
 
 def test_rules_say_where_axes_lie_and_refuse_collisions():

@@ -347,6 +347,11 @@ class Backbone:
         return sum(x.size for x in jax.tree.leaves(self.params))
 
 
+def abstract_params(config: DecoderConfig) -> dict[str, Any]:
+    """Shapes and types of `Backbone.params`."""
+    return jax.eval_shape(lambda: init_backbone(config, jax.random.key(0)).params)
+
+
 def init_backbone(config: DecoderConfig, key) -> Backbone:
     """A backbone with random weights."""
     _, state = nnx.split(Decoder(config, nnx.Rngs(params=key)))

@@ -8,6 +8,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import zlib
 from typing import Any
 
 import jax
@@ -45,12 +46,14 @@ def load_config(folder: str | os.PathLike) -> DecoderConfig:
     return dataclasses.replace(read_fields(fields, str(path)), dtype=dtype)
 
 
-def load_backbone(folder: str | os.PathLike, dtype: str | None = None) -> Backbone:
+def load_backbone(folder: str | os.PathLike, dtype: str | None = None, where: Mapping[str, Any] | None = None) -> Backbone:
     """Reads `config.json` and the weights beside it.
 
     Args:
       folder: a local folder with `config.json` and `model.safetensors`, or shards with `model.safetensors.index.json`.
       dtype: one of `DTYPES`; None keeps what `config.json` names (float32 where it names none).
+      where: a `jax.sharding.Sharding` for every parameter, in the form of `Backbone.params`; by default all is on one device.
+        Each process then reads from the files what its own devices hold, a decoder layer at a time, and no more.
 
     Raises:
       FileNotFoundError: a missing folder or file.
@@ -66,14 +69,48 @@ def load_backbone(folder: str | os.PathLike, dtype: str | None = None) -> Backbo
     tensors = _Tensors(folder)
     params = _expected(config)
     tensors.check_names({name for names, _, _ in params.values() for name in names}, config)
-    arrays = {}
+    for names, shape, _ in params.values():  # all headers, before any array is made
+        tensors.check(names, shape)
+    found = {}
     for key, (names, shape, transpose) in params.items():
-        layers = [tensors.read(name, shape, config.dtype) for name in names]
-        layers = [layer.T if transpose else layer for layer in layers]
-        arrays[key] = np.stack(layers) if key[0] == "layers" else np.ascontiguousarray(layers[0])
-    nested = {key[0]: array for key, array in arrays.items() if len(key) == 1}
-    nested["layers"] = {key[1]: array for key, array in arrays.items() if len(key) == 2}
-    return Backbone(jax.tree.map(jnp.asarray, nested), config)
+        stored = _Stored(tensors, names, transpose, key[0] == "layers", config.dtype)
+        target = where and (where[key[0]] if len(key) == 1 else where[key[0]][key[1]])
+        whole = tuple(reversed(shape)) if transpose else shape
+        whole = (len(names), *whole) if key[0] == "layers" else whole
+        found[key] = jax.make_array_from_callback(whole, target, stored.part) if target else jnp.asarray(stored.part(()))
+    nested = {key[0]: array for key, array in found.items() if len(key) == 1}
+    nested["layers"] = {key[1]: array for key, array in found.items() if len(key) == 2}
+    return Backbone(nested, config)
+
+
+def weights_checksum(folder: str | os.PathLike, start: int = 0) -> int:
+    """CRC-32 of all parameters as `load_backbone` gives them, one after another, with one of them in memory at a time."""
+    folder, config = _folder(folder), load_config(folder)
+    tensors, params = _Tensors(folder), _expected(config)
+    for key in sorted(params):  # the order in which JAX walks through the tree
+        names, _, transpose = params[key]
+        for name in names:  # decoder layers stand behind each other
+            start = zlib.crc32(_Stored(tensors, [name], transpose, False, config.dtype).part(()), start)
+    return start
+
+
+@dataclasses.dataclass(frozen=True)
+class _Stored:
+    """A parameter in its files: `part(index)` reads what an index of slices asks for, `()` for all."""
+
+    tensors: "_Tensors"
+    names: list[str]  # of its tensors, one per decoder layer
+    transpose: bool
+    stacked: bool
+    dtype: str
+
+    def part(self, index: tuple[slice, ...]) -> np.ndarray:
+        layers = self.names[index[0]] if self.stacked and index else self.names
+        index = index[1:] if self.stacked else index
+        stored = index[::-1] if self.transpose else index
+        found = [self.tensors.read(name, stored, self.dtype) for name in layers]
+        found = [layer.T if self.transpose else layer for layer in found]
+        return np.stack(found) if self.stacked else np.ascontiguousarray(found[0])
 
 
 def save_backbone(backbone: Backbone, folder: str | os.PathLike, extra: Mapping[str, Any] | None = None) -> None:
@@ -199,16 +236,21 @@ class _Tensors:
                              f"{config.model_type} decoder of {config.num_hidden_layers} layers has no place. "
                              f"Use weights and {CONFIG} of one and the same model.")
 
-    def read(self, name: str, shape: tuple[int, ...], dtype: str) -> np.ndarray:
-        part = self.files[name].get_slice(name)
-        stored, found = part.get_dtype(), tuple(part.get_shape())
-        if found != shape:
-            raise ValueError(f"{self.paths[name]}: tensor {name} has shape {found}, must be {shape} by {CONFIG}. "
-                             f"Use weights and {CONFIG} of one and the same model.")
-        if stored not in STORED_DTYPES:
-            raise ValueError(f"{self.paths[name]}: tensor {name} is stored as {stored}, must be one of "
-                             f"{', '.join(STORED_DTYPES)}. Use the model's unquantised weights.")
-        return self.files[name].get_tensor(name).astype(jnp.dtype(dtype), copy=False)
+    def check(self, names: list[str], shape: tuple[int, ...]) -> None:
+        for name in names:
+            part = self.files[name].get_slice(name)
+            stored, found = part.get_dtype(), tuple(part.get_shape())
+            if found != shape:
+                raise ValueError(f"{self.paths[name]}: tensor {name} has shape {found}, must be {shape} by {CONFIG}. "
+                                 f"Use weights and {CONFIG} of one and the same model.")
+            if stored not in STORED_DTYPES:
+                raise ValueError(f"{self.paths[name]}: tensor {name} is stored as {stored}, must be one of "
+                                 f"{', '.join(STORED_DTYPES)}. Use the model's unquantised weights.")
+
+    def read(self, name: str, index: tuple[slice, ...], dtype: str) -> np.ndarray:
+        """What `index` asks for of a tensor, `()` for all of it."""
+        file = self.files[name]
+        return (file.get_slice(name)[index] if index else file.get_tensor(name)).astype(jnp.dtype(dtype), copy=False)
 
 
 def _more(names: list[str]) -> str:

@@ -67,6 +67,11 @@ class Rules:
 RULES = Rules()
 
 
+def mesh_rules(fsdp: bool = False) -> Rules:
+    """The table; with `fsdp` the data axis also divides the backbone's weights."""
+    return dataclasses.replace(RULES, embed="data") if fsdp else RULES
+
+
 def mesh_size(axis: str) -> int:
     """Devices along an axis of the mesh that is set; 1 without one."""
     mesh = jax.sharding.get_abstract_mesh()

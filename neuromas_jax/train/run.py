@@ -9,18 +9,19 @@ import zlib
 
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-import numpy as np
 
-from neuromas_jax.backbone import Backbone, check_vocabulary, load_backbone
+from neuromas_jax.backbone import Backbone, check_vocabulary, load_backbone, load_config
 from neuromas_jax.backbone.adapters import Bank, bank_parameters, default_merge, init_bank
+from neuromas_jax.backbone.decoder import abstract_params
 from neuromas_jax.backbone.hub import model_folder
+from neuromas_jax.backbone.huggingface import weights_checksum
 from neuromas_jax.backbone.kernels import check_attention
 from neuromas_jax.backbone.peft import start_from
 from neuromas_jax.config import Config, FamilyConfig
 from neuromas_jax.methods import Method, make_method
 from neuromas_jax.parallel.mesh import mesh_for
 from neuromas_jax.parallel.place import put, shardings
-from neuromas_jax.parallel.rules import RULES
+from neuromas_jax.parallel.rules import mesh_rules
 from neuromas_jax.rl import Objective, Optimizer, check_credit, learn, update
 from neuromas_jax.rollout import Program, make_program, make_sampling, rollout
 from neuromas_jax.rollout.edges import allowed_edges, edge_bank
@@ -39,21 +40,22 @@ class Parts:
 
 
 @functools.cache
-def load_parts(name: str, remat: bool = False, end: str = "", attention: str = "xla") -> Parts:
+def load_parts(name: str, remat: bool = False, end: str = "", attention: str = "xla", mesh: Mesh | None = None,
+               fsdp: bool = False) -> Parts:
     """Loads "embedded", a Hugging Face folder or a model of the Hub, see `hub.model_folder`.
 
-    `end` is the token that ends a message, the tokenizer's own where it is empty; `remat` and `attention` are the backbone's.
+    `end` is the token that ends a message, the tokenizer's own where it is empty; `remat` and `attention` are the backbone's. On
+    a mesh each process reads what its own devices hold.
 
     Raises FileNotFoundError for missing files, ValueError for damaged or mismatched ones.
     """
     folder = model_folder(name)
-    tokenizer = load_tokenizer(folder, end)
-    backbone = load_backbone(folder)
-    check_vocabulary(backbone.config, tokenizer)
-    check_attention(attention, backbone.config)
-    checksum = zlib.crc32(repr(backbone.config).encode() + (folder / "tokenizer.json").read_bytes())
-    for x in jax.tree.leaves(backbone.params):
-        checksum = zlib.crc32(np.ascontiguousarray(x), checksum)
+    tokenizer, config = load_tokenizer(folder, end), load_config(folder)
+    check_vocabulary(config, tokenizer)
+    check_attention(attention, config)
+    where = shardings(Backbone(abstract_params(config), config), mesh, mesh_rules(fsdp)).params if mesh else None
+    backbone = load_backbone(folder, where=where)
+    checksum = weights_checksum(folder, zlib.crc32(repr(config).encode() + (folder / "tokenizer.json").read_bytes()))
     return Parts(dataclasses.replace(backbone, remat=remat, attention=attention), tokenizer, f"{checksum:08x}")
 
 
@@ -75,6 +77,7 @@ class Run:
     answering: Program  # the same graph with one episode per question: greedy answers need no more
     objective: Objective
     optimizer: Optimizer
+    mesh: Mesh | None = None
 
     @property
     def trainable_parameters(self) -> int:
@@ -96,8 +99,13 @@ class Run:
         return start_from(bank, self.method.ranks, rule.start, self.parts.backbone.config, rule.scale) if rule.start else bank
 
 
-def make_run(config: Config, family_name: str, method_name: str, learning_rate: float | None = None, stage: int = -1) -> Run:
+def make_run(
+    config: Config, family_name: str, method_name: str, learning_rate: float | None = None, stage: int = -1,
+    parts: Parts | None = None,
+) -> Run:
     """Builds and checks all parts of one stage, the last one by default, of one method on one family.
+
+    `parts` stand in for those of `config.backbone`, on one device.
 
     Raises:
       ValueError: anything in the config, the data or the backbone's folder that does not fit, before any compile.
@@ -105,18 +113,22 @@ def make_run(config: Config, family_name: str, method_name: str, learning_rate: 
     """
     family = config.families[family_name]
     method = make_method(method_name, config, family)
-    return make_stage_run(config, family, dataclasses.replace(method, stages=(method.stages[stage],)), learning_rate)
+    return make_stage_run(config, family, dataclasses.replace(method, stages=(method.stages[stage],)), learning_rate, parts)
 
 
-def make_stage_run(config: Config, family: FamilyConfig, method: Method, learning_rate: float | None = None) -> Run:
+def make_stage_run(
+    config: Config, family: FamilyConfig, method: Method, learning_rate: float | None = None, parts: Parts | None = None
+) -> Run:
     """Builds and checks all parts of a method of one stage. Raises as `make_run` does."""
     objective = dataclasses.replace(config.objective, **dict(method.objective), **dict(method.stages[0].objective))
     check_credit(objective.credit, config.rollout.group, bool(method.tree))
     target = make_task(family.task, **family.options)
     options = dict(method.stages[0].options)
     task = make_task(family.task, **{**family.options, **options}) if options else target
-    parts = load_parts(config.backbone, config.remat, config.prompt.end, config.attention)
-    batch = config.rollout.questions
+    batch, mesh = config.rollout.questions, None
+    if parts is None:
+        mesh = mesh_for(config.mesh, method.graph, load_config(model_folder(config.backbone)), batch)
+        parts = load_parts(config.backbone, config.remat, config.prompt.end, config.attention, mesh, config.fsdp)
     if batch % config.rollout.parts:
         raise ValueError(f"rollout.parts is {config.rollout.parts}, which does not divide a batch of {batch} questions; set "
                          "it, or rollout.questions, to another number")
@@ -132,7 +144,7 @@ def make_stage_run(config: Config, family: FamilyConfig, method: Method, learnin
         program, group=1, tree=(), microbatch=config.rollout.microbatch or default_microbatch(batch, 1, method.graph))
     rate = method.rate * (config.optimizer.learning_rate if learning_rate is None else learning_rate)
     optimizer = dataclasses.replace(config.optimizer, learning_rate=rate)
-    return Run(config, family, method, task, target, parts, program, answering, objective, optimizer)
+    return Run(config, family, method, task, target, parts, program, answering, objective, optimizer, mesh)
 
 
 # For XLA on a CPU: the quickstart's programs compile faster, in less memory, and run as fast. From jax 0.11 on the newer fusion
@@ -150,10 +162,8 @@ class Compiled:
     """
 
     def __init__(self, run: Run, mesh: Mesh | None = None):
-        backbone, batch = run.parts.backbone, run.config.rollout.questions
-        self.run = run
-        self.mesh = mesh or mesh_for(run.config.mesh, run.method.graph, backbone.config, batch)
-        self.rules = dataclasses.replace(RULES, embed="data" if run.config.fsdp else None)
+        backbone = run.parts.backbone
+        self.run, self.mesh, self.rules = run, mesh or run.mesh, mesh_rules(run.config.fsdp)
         platform = self.mesh.devices.flat[0].platform if self.mesh else jax.default_backend()
         check_attention(backbone.attention, backbone.config, platform)
         self.compile_seconds: dict[tuple[str, int], float] = {}
@@ -235,7 +245,7 @@ def compiled_for(run: Run) -> Compiled:
     """Programs are shared by every family, seed and learning rate that has the same static parts and shapes."""
     constants = dataclasses.replace(run.optimizer, learning_rate=0.0)  # the rates are data, one per slot
     backbone, config = run.parts.backbone, run.config
-    key = (run.program, run.objective, constants, backbone.config, backbone.remat, backbone.attention,
+    key = (run.program, run.objective, constants, run.mesh, config.fsdp, backbone.config, backbone.remat, backbone.attention,
            run.method.ranks, run.method.learns, config.adapters.sites, config.rollout.questions)
     if key in COMPILED:
         shared = Compiled(run)
