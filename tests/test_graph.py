@@ -131,7 +131,7 @@ def test_a_tree_deals_senders_out_in_order():
     wide = text_graph("2-4-1", edges="tree")  # fewer senders than nodes: each sender has several readers
     assert wide.edge_mask(1) == ((True, False), (True, False), (False, True), (False, True))
     assert text_graph("4-2-1", edges="all") == text_graph("4-2-1")
-    with pytest.raises(ValueError, match="edges='ring'; allowed are 'all', 'tree', or one entry per layer"):
+    with pytest.raises(ValueError, match="edges='ring'; allowed are 'all', 'tree', 'window:k'"):
         text_graph("4-2-1", edges="ring")
 
 
@@ -142,3 +142,39 @@ def test_height_counts_layers_from_the_readout():
     assert [tokenizer().decode(prompt.tails[0], keep_added=True).split("<note>")[0].strip() for prompt in long] == [
         "<node> 3 1", "<node> 2 1", "<node> 1 1"]
     assert long[2].tails == short[1].tails and long[1].tails[1] == short[0].tails[1][: len(long[1].tails[1])]
+
+
+def test_wide_layers_in_a_short_form():
+    assert str(text_graph("16-..-1")) == "16-8-4-2-1" and str(text_graph("8-..-2-1-1")) == "8-4-2-1-1"
+    assert str(text_graph("2-..-16-1")) == "2-4-8-16-1" and str(text_graph("4-..-2-1")) == "4-2-1"
+    assert text_graph("512-..-1-1").size == 1024
+    for wrong in ("..-2", "4-..", "4-..-..-1", "4--1"):
+        with pytest.raises(ValueError, match="is not a graph; write the width of each layer"):
+            text_graph(wrong)
+
+
+@pytest.mark.parametrize("edges", ["tree", "window:3", "random:3", "random:3:7"])
+@pytest.mark.parametrize("topology", ["16-8-1", "64-16-4-1", "8-8-8-2", "4-8-1"])
+def test_patterns_keep_inboxes_short_and_leave_nobody_unread(topology, edges):
+    """No edge is drawn twice, and the same words give the same edges."""
+    graph = text_graph(topology, edges=edges)  # refuses a sender without a reader, a reader without a sender
+    assert graph == text_graph(topology, edges=edges)
+    for number, layer in enumerate(graph.layers[1:], 1):
+        senders, longest = len(graph.senders(number)), max(map(len, graph.inboxes(number)))
+        read = sum(map(len, graph.inboxes(number)))
+        if edges == "tree":
+            assert read == max(senders, layer.width) or layer.width == 1
+        else:  # three each, and what else nobody would read
+            assert read <= 3 * layer.width + max(senders - 3 * layer.width, 0) + 3
+            assert longest <= max(3, -(-senders // layer.width) + 3)
+
+
+def test_seeds_of_random_edges_differ():
+    graphs = {text_graph("32-16-1", edges=f"random:2:{seed}") for seed in range(5)}
+    assert len(graphs) == 5 and text_graph("32-16-1", edges="random:2") in graphs
+
+
+@pytest.mark.parametrize("edges", ["window", "window:0", "random:2:x", "tree:2", "random:2:1:3", "window:-1"])
+def test_a_pattern_that_there_is_not_is_refused(edges):
+    with pytest.raises(ValueError, match="allowed are 'all', 'tree', 'window:k', 'random:k' and 'random:k:seed'"):
+        text_graph("4-2-1", edges=edges)

@@ -1,4 +1,4 @@
-"""What a program costs, read from its text: loops times their trips, against the same program unrolled and against hand counts."""
+"""What a program costs, read from its text: loops times their trips, against an unrolled program and hand counts."""
 
 import functools
 

@@ -184,3 +184,24 @@ def test_the_end_token_never_travels_along_an_edge(scene):
     assert ended.any()
     inbox = scene.episodes[1]
     assert scene.program.sampling.end_id not in np.asarray(inbox.own)[np.asarray(inbox.own_valid)]
+
+
+@pytest.mark.parametrize("slot", ["<from{k}>", "<from{place}>"])
+def test_a_short_inbox_holds_what_a_long_one_with_masks_does(slot):
+    """Few edges into a wide layer: the same tokens behind each other as with room for all senders, in a shorter block."""
+    graph = text_graph("6-3-1", message_tokens=3, edges="random:2:1")
+    prompt = layer_prompts(graph, PromptTemplate(slot=slot), tokenizer())[1]
+    rng = np.random.default_rng(0)
+    messages, valid = rng.integers(30, 40, (6, 2, 2, 3)), rng.random((6, 2, 2, 3)) < 0.7
+    shown = rng.random((3, 6, 2, 2)) < 0.8
+    inboxes = graph.inboxes(1)
+    tokens, real = own_block(prompt, jnp.asarray(messages, jnp.int32), jnp.asarray(valid), jnp.asarray(shown), inboxes)
+    for node, inbox in enumerate(inboxes):
+        for b, g in np.ndindex(2, 2):
+            wanted = []
+            for label, k in zip(prompt.labels(inbox), inbox):
+                wanted += [*label, *messages[k, b, g][valid[k, b, g]].tolist()] if shown[node, k, b, g] else []
+            assert tokens[node, b, g][real[node, b, g]].tolist() == [*wanted, *prompt.cue]
+    longest = max(map(len, inboxes))
+    assert tokens.shape[-1] == longest * (len(prompt.slots[0]) + 3) + len(prompt.cue) < 6 * 4
+    assert len(prompt.slots) == (longest if "place" in slot else 6)

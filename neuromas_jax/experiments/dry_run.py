@@ -30,11 +30,11 @@ def prompt_lengths(run: Run, bucket: int) -> list[tuple[int, int]]:
     """Per node the most tokens that it reads of a question of so many: what a group shares, and what an episode has itself."""
     found = []
     for number, prompt in enumerate(run.program.prompts):
-        senders = run.method.graph.senders(number)
-        inbox = sum(len(label) + run.method.graph.layers[run.method.graph.place(sender)[0]].message_tokens
-                    for label, sender in zip(prompt.slots, senders))
-        own = inbox + len(prompt.cue) if senders else 0
-        found += [(len(prompt.start) + bucket + len(tail), own) for tail in prompt.tails]
+        graph, layer = run.method.graph, run.method.graph.layers[number]
+        message = max((graph.layers[source].message_tokens for source in layer.reads), default=0)
+        inboxes = graph.inboxes(number)
+        room = max(map(len, inboxes)) * (max(map(len, prompt.slots), default=0) + message) + len(prompt.cue) if layer.reads else 0
+        found += [(len(prompt.start) + bucket + len(tail), room) for tail in prompt.tails]
     return found
 
 
@@ -95,9 +95,9 @@ def prompts(run: Run) -> list[str]:
         number, index = graph.place(node)
         prompt = run.program.prompts[number]
         text = tokenizer.decode([*prompt.start, *views[graph.view_of(node)], *prompt.tails[index]], keep_added=True)
-        for k, sender in enumerate(graph.senders(number)):
-            if graph.edge_mask(number)[index][k]:
-                text += f"{tokenizer.decode(prompt.slots[k], keep_added=True)}(what node {sender} wrote)"
+        inbox = graph.inboxes(number)[index]
+        for k, label in zip(inbox, prompt.labels(inbox)):
+            text += f"{tokenizer.decode(label, keep_added=True)}(what node {graph.senders(number)[k]} wrote)"
         text += tokenizer.decode(prompt.cue, keep_added=True) if graph.senders(number) else ""
         lines += [f"-- node {node} (layer {number + 1}, agent {index + 1}) reads:", text]
     return lines

@@ -54,7 +54,8 @@ def export_graph(run: Run, bank: dict, folder: Path) -> None:
         wiring = np.asarray(method.graph.edge_mask(number)).tolist()
         layers.append({"width": layer.width, "message_tokens": layer.message_tokens, "reads": layer.reads, "view": layer.view,
                        "senders": list(method.graph.senders(number)), "edges": wiring,
-                       "prompt": {"start": prompt.start, "tails": prompt.tails, "slots": prompt.slots, "cue": prompt.cue}})
+                       "prompt": {"start": prompt.start, "tails": prompt.tails, "slots": prompt.slots, "cue": prompt.cue,
+                                  "by_place": prompt.by_place}})
     template = {key: getattr(run.config.prompt, key) for key in ("start", "tag", "slot", "note", "final")}
     fields = {
         "format": FORMAT, "topology": str(method.graph), "backbone": {"name": name, "checksum": run.parts.fingerprint},

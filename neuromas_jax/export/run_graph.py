@@ -51,8 +51,9 @@ class Graph:
         ids = parts["start"] + question + parts["tails"][index]
         if not layer["senders"]:
             return ids
-        for sender, label, heard in zip(layer["senders"], parts["slots"], layer["edges"][index]):
-            ids = ids + (label + written[sender] if heard else [])
+        inbox = [k for k, heard in enumerate(layer["edges"][index]) if heard]
+        for place, k in enumerate(inbox):
+            ids = ids + parts["slots"][place if parts["by_place"] else k] + written[layer["senders"][k]]
         return ids + parts["cue"]
 
     def write(self, node: dict, prompt: list[int]) -> list[int]:

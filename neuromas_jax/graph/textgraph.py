@@ -13,6 +13,7 @@ see `node_slots`.
 """
 
 import dataclasses
+import random
 import re
 from collections.abc import Sequence
 
@@ -138,6 +139,10 @@ class TextGraph:
         edges = self.layers[layer].edges
         return edges if edges is not None else ((True,) * len(self.senders(layer)),) * self.layers[layer].width
 
+    def inboxes(self, layer: int) -> tuple[tuple[int, ...], ...]:
+        """Per node of the layer whom it reads, as places among the layer's senders."""
+        return tuple(tuple(k for k, read in enumerate(row) if read) for row in self.edge_mask(layer))
+
     @property
     def shares(self) -> int:
         """How many shares a question in parts is dealt into: one for each node of the first layer that sees shares, else 1.
@@ -186,21 +191,25 @@ def text_graph(
     """Builds a graph from its written form.
 
     Args:
-      topology: widths joined by "-", first layer first, such as "4-2-1".
+      topology: widths joined by "-", first layer first, such as "4-2-1"; "512-..-1" halves from one to the other, and
+        "8-..-2-1-1" goes on from there.
       message_tokens: most tokens of a message; one number, or one per layer.
       reads: "previous", "all" (every earlier layer), or one sequence of earlier layers per layer.
       view: "all", "share" or "common"; one word, or one per layer.
       edges: None or "all", "tree" (the senders of a layer are dealt out in order, none read twice: in `4-2-1` nodes 0 and 1 are
-        read by node 4, nodes 2 and 3 by node 5), or per layer None or rows of bools (see `Layer.edges`).
+        read by node 4, nodes 2 and 3 by node 5), "window:k" (each node reads the k senders around its own place), "random:k" or
+        "random:k:seed" (k each, drawn so that all senders are read about equally often), or per layer None or rows of bools (see
+        `Layer.edges`). All but "all" keep inboxes short where layers are wide.
 
     Raises:
       ValueError: with the offending value and the allowed ones.
     """
-    if not isinstance(topology, str) or not re.fullmatch(r"[1-9][0-9]*(-[1-9][0-9]*)*", topology):
+    if not isinstance(topology, str) or not re.fullmatch(r"[1-9][0-9]*(-(\.\.-)?[1-9][0-9]*)*", topology):
         raise ValueError(
-            f"topology {topology!r} is not a graph; write the width of each layer, 1 or more, joined by '-', such as '4-2-1'"
+            f"topology {topology!r} is not a graph; write the width of each layer, 1 or more, joined by '-', such as '4-2-1', or "
+            "'512-..-1' for halves"
         )
-    widths = [int(width) for width in topology.split("-")]
+    widths = _widths(topology.split("-"))
 
     def per_layer(name, value, single):
         values = [value] * len(widths) if isinstance(value, single) else list(value)
@@ -215,10 +224,14 @@ def text_graph(
             raise ValueError(f"reads={reads!r}; allowed are 'previous', 'all', or one sequence of layers per layer")
         reads = [rules[reads](number) for number in range(len(widths))]
     if isinstance(edges, str):
-        if edges not in ("all", "tree"):
-            raise ValueError(f"edges={edges!r}; allowed are 'all', 'tree', or one entry per layer, None or rows of bools")
-        edges = None if edges == "all" else [
-            _tree(sum(widths[source] for source in layer), width) for layer, width in zip(reads, widths)]
+        pattern, *numbers = edges.split(":")
+        counts = {"all": (0,), "tree": (0,), "window": (1,), "random": (1, 2)}.get(pattern, ())
+        if len(numbers) not in counts or not all(number.isdigit() for number in numbers) or numbers[:1] == ["0"]:
+            raise ValueError(f"edges={edges!r}; allowed are 'all', 'tree', 'window:k', 'random:k' and 'random:k:seed' with k of "
+                             "1 or more, or one entry per layer, None or rows of bools")
+        draw = {"tree": _tree, "window": _window, "random": _random}.get(pattern)
+        edges = draw and [draw(sum(widths[source] for source in layer), width, *map(int, numbers))
+                          for layer, width in zip(reads, widths)]
     edges = per_layer("edges", edges, type(None))
     return TextGraph(tuple(
         Layer(width, tokens, tuple(source), seen, None if mask is None else tuple(tuple(map(bool, row)) for row in mask))
@@ -226,6 +239,62 @@ def text_graph(
             widths, per_layer("message_tokens", message_tokens, int), per_layer("reads", reads, str),
             per_layer("view", view, str), edges)
     ))
+
+
+def _widths(words: list[str]) -> list[int]:
+    """Widths of a written topology; ".." stands for halves down, or doubles up, to the next one."""
+    widths: list[int] = []
+    for word in words:
+        if word != "..":
+            width = int(word)
+            while widths and widths[-1] == -1:
+                widths.pop()
+                while (following := widths[-1] // 2 if widths[-1] > width else 2 * widths[-1]) != width and (
+                        min(widths[-1], width) < following < max(widths[-1], width)):
+                    widths.append(following)
+            widths.append(width)
+        else:
+            widths.append(-1)
+    return widths
+
+
+def _window(senders: int, width: int, count: int):
+    """Edges of a layer whose nodes read `count` neighbouring senders each, around their own place; and more where the windows
+    would leave a sender unread."""
+    if not senders or senders <= count:
+        return None
+    rows = []
+    for node in range(width):
+        middle = (2 * node + 1) * senders // (2 * width)
+        first = min(max(middle - count // 2, 0), senders - count)
+        rows.append([first <= k < first + count for k in range(senders)])
+    return _all_read(rows, lambda k: k * width // senders)
+
+
+def _random(senders: int, width: int, count: int, seed: int = 0):
+    """Edges of a layer whose nodes read `count` senders each, drawn from decks of all senders: nearly regular on both sides."""
+    if not senders or senders <= count:
+        return None
+    rng, deck, rows = random.Random(f"{seed}/{senders}/{width}/{count}"), [], []
+    for _ in range(width):
+        chosen: set[int] = set()
+        while len(chosen) < count:
+            deck = deck or rng.sample(range(senders), senders)
+            place = next((place for place, k in enumerate(deck) if k not in chosen), None)
+            if place is None:
+                deck = []
+                continue
+            chosen.add(deck.pop(place))
+        rows.append([k in chosen for k in range(senders)])
+    return _all_read(rows, lambda k: rng.randrange(width))
+
+
+def _all_read(rows: list[list[bool]], reader):
+    """The edges, and one to node `reader(k)` from every sender `k` that nobody reads."""
+    for k in range(len(rows[0])):
+        if not any(row[k] for row in rows):
+            rows[reader(k)][k] = True
+    return rows
 
 
 def _tree(senders: int, width: int):

@@ -62,7 +62,8 @@ def rollout(
                 ids, mask = _inbox([written[source] for source in layer.reads])
                 wired = jnp.asarray(graph.edge_mask(number))[rows - nodes[0]][..., None, None]
                 shown = take_slots(interventions.shown, rows)[:, np.asarray(senders)] & wired
-                own = tuple(constrain(x, "node", "question") for x in own_block(prompt, ids, mask, shown))
+                inboxes = [graph.inboxes(number)[row - nodes[0]] for row in rows]
+                own = tuple(constrain(x, "node", "question") for x in own_block(prompt, ids, mask, shown, inboxes))
             else:
                 own = jnp.zeros((len(rows), batch, group, 0), jnp.int32), jnp.zeros((len(rows), batch, group, 0), bool)
             forced = take_slots((interventions.force, interventions.given[..., : layer.message_tokens],

@@ -26,7 +26,8 @@ class PromptTemplate:
     """The fixed words of a node's prompt. No roles: a node learns its place, the question and its messages.
 
     `tag` may use `{layer}` and `{index}` (both from 1) and `{height}`, layers counted back from the readout, which is 1: with it
-    a node keeps its tag when layers are put in front of it. `slot` may use `{k}` (place in the inbox, from 1); `note` and `final`
+    a node keeps its tag when layers are put in front of it. `slot` may use `{k}`, the sender's number in its layer, or `{place}`,
+    its place in the reader's own inbox, both from 1: with that few labels do for a wide layer. `note` and `final` may use
     `{message_tokens}` and `{facts}`: how many facts of `tokens_per_fact` tokens fit into the message. Template text may hold
     control tokens; questions and messages cannot (see `text.tokenizer`). `end` is the token that ends a message, the tokenizer's
     own end of text where it is empty. `text.chat` makes one for a chat model.
@@ -42,7 +43,7 @@ class PromptTemplate:
 
 
 BUDGET = ("message_tokens", "facts")
-PLACEHOLDERS = {"start": (), "tag": ("layer", "height", "index"), "slot": ("k",), "note": BUDGET, "final": BUDGET}
+PLACEHOLDERS = {"start": (), "tag": ("layer", "height", "index"), "slot": ("k", "place"), "note": BUDGET, "final": BUDGET}
 
 
 def check_template(template: PromptTemplate) -> None:
@@ -67,8 +68,13 @@ class LayerPrompt:
 
     start: tuple[int, ...]
     tails: tuple[tuple[int, ...], ...]  # per node: tag, and for a layer without an inbox also the cue
-    slots: tuple[tuple[int, ...], ...]  # per sender: its label
+    slots: tuple[tuple[int, ...], ...]  # per sender: its label; with `by_place` per place of the longest inbox
     cue: tuple[int, ...]
+    by_place: bool = False
+
+    def labels(self, inbox: Sequence[int]) -> list[tuple[int, ...]]:
+        """Labels of a node that reads these of its layer's senders."""
+        return [self.slots[place if self.by_place else k] for place, k in enumerate(inbox)]
 
 
 def layer_prompts(
@@ -86,8 +92,11 @@ def layer_prompts(
             tag = tuple(tokenizer.encode_template(template.tag.format(
                 layer=number + 1, height=len(graph.layers) - number, index=index + 1)))
             tails.append(tag if senders else tag + cue)
-        slots = tuple(tuple(tokenizer.encode_template(template.slot.format(k=k + 1))) for k in range(len(senders)))
-        prompts.append(LayerPrompt(tuple(tokenizer.encode_template(template.start.format())), tuple(tails), slots, cue))
+        by_place = "{place}" in template.slot
+        count = max(map(len, graph.inboxes(number))) if by_place else len(senders)
+        slots = tuple(tuple(tokenizer.encode_template(template.slot.format(k=k + 1, place=k + 1))) for k in range(count))
+        start = tuple(tokenizer.encode_template(template.start.format()))
+        prompts.append(LayerPrompt(start, tuple(tails), slots, cue, by_place))
     return tuple(prompts)
 
 
@@ -166,6 +175,7 @@ def own_block(
     messages: Int[Array, "K B G M"],
     valid: Bool[Array, "K B G M"],
     shown: Bool[Array, "N K B G"],
+    inboxes: Sequence[Sequence[int]] | None = None,
 ) -> tuple[Int[Array, "N B G T"], Bool[Array, "N B G T"]]:
     """The inbox of every node of a layer, then the cue.
 
@@ -173,23 +183,43 @@ def own_block(
       prompt: the layer's static ids.
       messages: what the K senders wrote (padded to one length), and `valid` which of it is text.
       shown: which receiver sees which sender's slot at all; a slot that is not shown leaves neither label nor message.
+      inboxes: per node the senders that it can ever see, of all K by default. The block has room for the most of them, so that a
+        few edges into a wide layer make a short prompt.
     """
     senders, batch, group, _ = messages.shape
     nodes = shown.shape[0]
-    label, label_valid = padded(prompt.slots)
+    if inboxes is None:
+        inboxes = [range(senders)] * nodes
+    longest = max(map(len, inboxes))
+    labels = [prompt.labels(inbox) for inbox in inboxes]
+    width = max(len(label) for row in labels for label in row)
+    label, real = np.zeros((nodes, longest, width), np.int32), np.zeros((nodes, longest, width), bool)
+    index, there = np.zeros((nodes, longest), np.int32), np.zeros((nodes, longest), bool)
+    for node, (inbox, row) in enumerate(zip(inboxes, labels)):
+        index[node, : len(inbox)], there[node, : len(inbox)] = inbox, True
+        for place, ids in enumerate(row):
+            label[node, place, : len(ids)], real[node, place, : len(ids)] = ids, True
+    if all(len(inbox) == senders for inbox in inboxes):  # all read all: their tokens are made once
+        label, real, messages, valid = label[:1], real[:1], messages[None], valid[None]
+    else:
+        messages, valid = messages[index], valid[index]
+        shown = jnp.take_along_axis(shown, jnp.asarray(index)[..., None, None], axis=1) & jnp.asarray(there)[..., None, None]
+    rows = len(label)  # of what is read: 1, or one per node
 
-    def spread(x):  # [K, s] -> [K, B, G, s]
-        return jnp.broadcast_to(jnp.asarray(x)[:, None, None], (senders, batch, group, x.shape[-1]))
+    def spread(x):  # [n, D, s] -> [n, D, B, G, s]
+        return jnp.broadcast_to(jnp.asarray(x)[:, :, None, None], (rows, longest, batch, group, x.shape[-1]))
 
     slot_tokens = jnp.concatenate([spread(label), messages], axis=-1)
-    slot_valid = jnp.concatenate([spread(label_valid), valid], axis=-1)
+    slot_valid = jnp.concatenate([spread(real), valid], axis=-1)
 
-    def rows(x):  # [K, B, G, s] -> [B, G, K * s]
-        return jnp.moveaxis(x, 0, 2).reshape(batch, group, -1)
+    def joined(x):  # [n, D, B, G, s] -> [n, B, G, D * s]
+        return jnp.moveaxis(x, 1, 3).reshape(x.shape[0], batch, group, -1)
 
     cue = jnp.broadcast_to(jnp.asarray(prompt.cue, jnp.int32), (nodes, batch, group, len(prompt.cue)))
-    tokens = jnp.broadcast_to(rows(slot_tokens), (nodes, batch, group, senders * slot_tokens.shape[-1]))
-    keep = jnp.moveaxis(slot_valid[None] & shown[..., None], 1, 3).reshape(tokens.shape)  # [N, K, B, G, s] -> [N, B, G, K * s]
+    tokens = jnp.broadcast_to(joined(slot_tokens), (nodes, batch, group, longest * slot_tokens.shape[-1]))
+    keep = joined(slot_valid & shown[..., None])
     tokens = jnp.concatenate([tokens, cue], axis=-1)
     keep = jnp.concatenate([keep, jnp.ones_like(cue, bool)], axis=-1)
     return pack(tokens, keep, tokens.shape[-1])
+
+
