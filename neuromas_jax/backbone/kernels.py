@@ -10,10 +10,12 @@ import functools
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float
 
 from neuromas_jax.backbone.architecture import DecoderConfig
 from neuromas_jax.backbone.attention import Block, attend
+from neuromas_jax.parallel.rules import mesh_size, on_mesh
 
 LANES = 128  # splash reads queries and keys in tiles of so many at least
 TILES = (512, 256, LANES)
@@ -42,19 +44,30 @@ def splash(q: Float[Array, "B G Q T H"], blocks: list[Block], scale: float | Non
         BlockSizes, CausalMask, MultiHeadMask, SegmentIds, make_splash_mha)
 
     k, v, mask = _joined(q, blocks)
-    heads, length, seen = q.shape[2], q.shape[3], k.shape[3]
-    real = mask[:, :, -1].reshape(-1, seen)  # the last query looks at every real column
+    real = mask[:, :, -1]  # the last query looks at every real column
+    length, seen = q.shape[3], k.shape[3]
     tall, wide = (-(-count // LANES) * LANES for count in (length, seen))
-    q = _fit(_rows(q) * jnp.asarray(q.shape[-1] ** -0.5 if scale is None else scale, q.dtype), 2, tall)
-    k, v = _fit(_rows(k), 2, wide), _fit(_rows(v), 2, wide)
     high, long = (next(tile for tile in TILES if count % tile == 0) for count in (tall, wide))
-    causal = MultiHeadMask([CausalMask((tall, wide), offset=seen - length)] * heads)
-    kernel = make_splash_mha(causal, head_shards=1, q_seq_shards=1, interpret=interpret, block_sizes=BlockSizes(
-        block_q=high, block_kv=long, block_kv_compute=long, block_q_dkv=high, block_kv_dkv=long, block_kv_dkv_compute=long,
-        block_q_dq=high, block_kv_dq=long))
-    # Padding is another segment than what is real; a query that is padding itself gives a number that nobody reads.
-    segments = SegmentIds(jnp.ones((len(real), tall), jnp.int32), _fit(real, 1, wide).astype(jnp.int32))
-    return jax.vmap(kernel)(q, k, v, segments)[:, :, :length]
+    blocks_of = BlockSizes(block_q=high, block_kv=long, block_kv_compute=long, block_q_dkv=high, block_kv_dkv=long,
+                           block_kv_dkv_compute=long, block_q_dq=high, block_kv_dq=long)
+    q = q * jnp.asarray(q.shape[-1] ** -0.5 if scale is None else scale, q.dtype)
+
+    def own(q, k, v, real):
+        """The rows and heads of one device."""
+        rows, heads = q.shape[:2], q.shape[2]
+        causal = MultiHeadMask([CausalMask((tall, wide), offset=seen - length)] * heads)
+        kernel = make_splash_mha(causal, head_shards=1, q_seq_shards=1, interpret=interpret, block_sizes=blocks_of)
+        real = _fit(real.reshape(-1, seen), 1, wide)
+        # Padding is another segment than what is real; a query that is padding itself gives a number that nobody reads.
+        segments = SegmentIds(jnp.ones((len(real), tall), jnp.int32), real.astype(jnp.int32))
+        out = jax.vmap(kernel)(_fit(_rows(q), 2, tall), _fit(_rows(k), 2, wide), _fit(_rows(v), 2, wide), segments)
+        return out[:, :, :length].reshape(*rows, heads, length, -1)
+
+    if on_mesh():  # XLA cannot divide a kernel by itself
+        over = "data" if q.shape[0] % mesh_size("data") == 0 else None
+        spec = PartitionSpec(over, None, "model")
+        own = jax.shard_map(own, in_specs=(spec, spec, spec, PartitionSpec(over)), out_specs=spec, check_vma=False)
+    return own(q, k, v, real)
 
 
 def _rows(x: Array) -> Array:

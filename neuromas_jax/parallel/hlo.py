@@ -224,20 +224,10 @@ def _moved(computations: dict, one: Instruction, here: dict[str, Instruction]) -
         return 2 * here[one.operands[1]].arrays[0].bytes if not one.arrays[0].near else 0.0
     called = computations.get(_named(one.rest, "calls")) if one.op == "fusion" and "calls=" in one.rest else None
     total = 0.0
-    parameters = {} if called is None else {
-        int(inner.rest.split(" | ")[0]): inner.name for inner in called.values() if inner.op == "parameter"}
     written = [inner for inner in (called or {}).values() if inner.op == "dynamic-update-slice"]
     for number, name in enumerate(one.operands):
-        arrays = [array for array in here[name].arrays if not array.near] if name in here else []
-        if not arrays:
-            continue
-        users = [inner for inner in called.values() if parameters.get(number) in inner.operands] if called else []
-        if users and all(inner.op == "dynamic-slice" and inner.operands[0] == parameters[number] for inner in users):
-            total += sum(inner.arrays[0].bytes for inner in users)
-        elif users and all(inner.op == "dynamic-update-slice" and inner.operands[0] == parameters[number] for inner in users):
-            continue  # updated where it lies
-        else:
-            total += sum(array.bytes for array in arrays)
+        whole = sum(array.bytes for array in here[name].arrays if not array.near) if name in here else 0.0
+        total += min(whole, _read(computations, called, number, whole)) if called else whole
     if written and one.arrays:
         sizes = collections.Counter(inner.arrays[0].sizes for inner in written)
         for array in one.arrays:
@@ -248,3 +238,25 @@ def _moved(computations: dict, one: Instruction, here: dict[str, Instruction]) -
                 total += array.bytes
         return total
     return total + sum(results)
+
+
+def _read(computations: dict, called: dict[str, Instruction], number: int, whole: float) -> float:
+    """Bytes that a fusion reads of its operand `number`, which has `whole`: all of it, or what slices in it take."""
+    parameter = next((inner.name for inner in called.values()
+                      if inner.op == "parameter" and inner.rest.split(" | ")[0].strip() == str(number)), None)
+    names, total = [parameter], 0.0
+    for name in names:
+        for inner in called.values():
+            if name not in inner.operands:
+                continue
+            if inner.op == "bitcast":
+                names.append(inner.name)
+            elif inner.op in ("dynamic-slice", "gather") and inner.operands[0] == name:
+                total += inner.arrays[0].bytes
+            elif inner.op == "dynamic-update-slice" and inner.operands[0] == name:
+                continue  # updated where it lies
+            elif inner.op == "fusion":
+                total += _read(computations, computations[_named(inner.rest, "calls")], inner.operands.index(name), whole)
+            else:
+                return whole
+    return min(total, whole)

@@ -6,7 +6,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from neuromas_jax.backbone.adapters import Adapters
 from neuromas_jax.backbone.decoder import KV, Backbone, Cache
-from neuromas_jax.parallel.rules import constrain
+from neuromas_jax.parallel.rules import constrain, on_mesh
 from neuromas_jax.rollout.distribution import Sampling, draw, masked_logits
 from neuromas_jax.rollout.microbatch import map_questions
 
@@ -31,7 +31,7 @@ def reader(backbone: Backbone, scale: float):
         if tokens.shape[0] == 1:
             hidden, kv = node(*jax.tree.map(lambda x: x[0], (adapters, tokens, valid, start, past)), cached)
             return constrain(hidden[None], None, "question"), kv if cached else laid(jax.tree.map(lambda x: x[None], kv))
-        hidden, kv = jax.vmap(node)(adapters, tokens, valid, start, past, cached)
+        hidden, kv = jax.vmap(node, spmd_axis_name="node" if on_mesh() else None)(adapters, tokens, valid, start, past, cached)
         return constrain(hidden, "node", "question"), laid(kv)
 
     return read
