@@ -6,24 +6,41 @@ import os
 from pathlib import Path
 from typing import Any
 
+import jax
+
+from neuromas_jax.parallel.distributed import is_first, together
+
 
 @contextlib.contextmanager
 def written_whole(path: Path):
     """Yields a path beside `path` to write to; what was written there takes its place if the block ends well.
 
-    The name keeps its ending, which some writers look at (`numpy.savez`).
+    The name keeps its ending, which some writers look at (`numpy.savez`). Of a run of many processes all come here, and what the
+    first one wrote counts.
     """
-    temporary = path.with_name(f".{os.getpid()}.{path.name}")
+    temporary = path.with_name(f".{jax.process_index()}.{os.getpid()}.{path.name}")
+    together(f"before {path.name}")
     try:
         yield temporary
-        os.replace(temporary, path)
+        if is_first():
+            os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+    together(f"after {path.name}")
 
 
 def write_text(path: Path, text: str) -> None:
     with written_whole(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def append_text(path: Path, text: str) -> None:
+    """Adds to a file; of many processes the first one does."""
+    together(f"before {path.name}")
+    if is_first():
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(text)
+    together(f"after {path.name}")
 
 
 def write_records(path: Path, records: list[dict]) -> None:

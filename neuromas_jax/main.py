@@ -17,6 +17,7 @@ import jax
 from ml_collections import config_flags
 
 from neuromas_jax.command import parse_flags, use_compilation_cache
+from neuromas_jax.parallel import distributed
 from neuromas_jax.processes import end_with_parent
 
 _CONFIG = config_flags.DEFINE_config_file(  # any key may be given, set by the file or not; `config.parse` knows the allowed ones
@@ -81,7 +82,11 @@ def main(arguments):
 
             print(dry_run(parse(_CONFIG.value)))
             return
-        config, cores = share_machine(parse(_CONFIG.value), _WORKER.value)
+        config = parse(_CONFIG.value)
+        if distributed.start():
+            config, cores = dataclasses.replace(config, workers=1), []
+        else:
+            config, cores = share_machine(config, _WORKER.value)
         backend()  # an error before anything else, where it cannot start
         if _WORKER.value == 0:
             check(config, workdir)
@@ -94,7 +99,9 @@ def main(arguments):
             end_with_parent(signal.SIGTERM)
             run_experiment(config, workdir, _WORKER.value)
             return
-        print(run_workers(config, workdir, sys.argv[1:], cores))
+        table = run_workers(config, workdir, sys.argv[1:], cores)
+        if distributed.is_first():
+            print(table)
     except (ValueError, FloatingPointError, RuntimeError, OSError) as error:
         logging.exception("stopped")
         print(f"error: {error}", file=sys.stderr)

@@ -8,6 +8,7 @@ from matplotlib.patches import Circle, Rectangle
 import numpy as np
 
 from neuromas_jax.analysis.pooling import SetResults
+from neuromas_jax.files import written_whole
 from neuromas_jax.graph import TextGraph
 from neuromas_jax.train.evaluate import UNLABELLED
 
@@ -24,7 +25,8 @@ MOST_PANELS, MOST_COLUMNS = 6, 9
 
 
 def save(figure: Figure, path: Path) -> Path:
-    figure.savefig(path, dpi=100, facecolor="white")
+    with written_whole(path) as temporary:
+        figure.savefig(temporary, dpi=100, facecolor="white")
     return path
 
 

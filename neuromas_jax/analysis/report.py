@@ -8,6 +8,7 @@ from neuromas_jax.analysis import plots
 from neuromas_jax.analysis.pooling import Pool, SetResults, between, difference, gather, percent
 from neuromas_jax.config import Config, SweepConfig
 from neuromas_jax.experiments.cells import Cell, read_done, sweep_cells, trained_methods
+from neuromas_jax.files import write_text
 from neuromas_jax.methods import METHODS, make_method
 from neuromas_jax.graph.lineage import lineage_tree
 from neuromas_jax.train.metrics import read_metrics
@@ -64,7 +65,7 @@ def write_report(config: Config, workdir: Path, records: list[dict]) -> str:
     lines = ["# Report", "", opening(config, records), "", "How to read the tables:", "", LEGEND, ""]
     for family in config.families:
         lines += family_section(config, workdir, family, [one for one in sets if one.family == family])
-    (workdir / "report.md").write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
+    write_text(workdir / "report.md", "\n".join(lines).rstrip() + "\n")
     return f"{terminal_table(sets)}\n\nReport: {workdir / 'report.md'}"
 
 

@@ -4,11 +4,11 @@ from pathlib import Path
 import zlib
 
 import jax
-import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from neuromas_jax.experiments.cells import read_done
 from neuromas_jax.files import written_whole
+from neuromas_jax.parallel.distributed import on_host
 from neuromas_jax.train import checkpoint
 from neuromas_jax.train.loop import system
 from neuromas_jax.train.run import Run
@@ -23,7 +23,7 @@ def system_checksums(run: Run) -> dict[str, str]:
 
 def save_adapters(path: Path, bank) -> str:
     """Writes adapters, whole or not at all; returns the checksum of the file."""
-    tensors = {f"{site}.{name}": np.asarray(value) for site, pair in bank.items() for name, value in pair.items()}
+    tensors = {f"{site}.{name}": on_host(value) for site, pair in bank.items() for name, value in pair.items()}
     with written_whole(path) as temporary:
         save_file(tensors, temporary)
     return f"{zlib.crc32(path.read_bytes()):08x}"

@@ -13,6 +13,7 @@ import zlib
 from neuromas_jax.config import Config, training_steps
 from neuromas_jax.files import write_text
 from neuromas_jax.methods import family_graph, make_method
+from neuromas_jax.parallel.distributed import agreed, is_first
 from neuromas_jax.train import checkpoint
 from neuromas_jax.train.loop import description
 from neuromas_jax.train.run import Run
@@ -99,15 +100,16 @@ def write_done(folder: Path, record: dict) -> None:
 
 @contextlib.contextmanager
 def claim(folder: Path):
-    """Yields whether this process may work in the folder. The claim ends with the process, so a killed one leaves none behind."""
+    """Yields whether this run may work in the folder. The claim ends with its first process: a killed one leaves none behind."""
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / "lock", "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-            return
-        yield True
+        mine = True
+        if is_first():
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                mine = False
+        yield agreed(mine)
 
 
 def identity(config: Config, family: str, method: str, seed: int, rate: float | None = None) -> str:

@@ -63,7 +63,7 @@ def check(config: Config, workdir: Path) -> None:
             read_done(evaluation_folder(workdir, family, method, seed))
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        probe = workdir / ".writable"
+        probe = workdir / f".writable{jax.process_index()}"
         probe.write_text("")
         probe.unlink()
     except OSError as error:

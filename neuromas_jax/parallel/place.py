@@ -86,13 +86,20 @@ def shardings(x: Any, mesh: Mesh, rules: Rules = RULES) -> Any:
 def put(x: Any, mesh: Mesh, rules: Rules = RULES) -> Any:
     """An argument where the mesh has it. With several processes each gives its own parts of what all of them have."""
     where = shardings(x, mesh, rules)
-    if jax.process_count() > 1:
-        x = jax.tree.map(_on_host, x)
-    return jax.device_put(x, where)
+    return jax.device_put(x, where) if jax.process_count() == 1 else jax.tree.map(_across, x, where)
 
 
-def _on_host(x):
-    """What a process made for itself, as numpy has it; an array that lies over all processes stays where it is."""
-    if not isinstance(x, jax.Array) or not x.is_fully_addressable or jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
-        return x
-    return np.asarray(x)
+def everywhere(x: Any, mesh: Mesh) -> Any:
+    """Arrays that a process made for itself as arrays that all processes have; those that lie over all stay where they are."""
+    whole = NamedSharding(mesh, PartitionSpec())
+    return jax.tree.map(lambda x: _across(x, whole) if x.is_fully_addressable else x, x)
+
+
+def _across(x, where: NamedSharding):
+    """An array over the devices of all processes, each of which has it, or a part of it already."""
+    if not isinstance(x, jax.Array) or x.is_fully_addressable:
+        if isinstance(x, jax.Array) and jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
+            return jax.random.wrap_key_data(_across(jax.random.key_data(x), where), impl=jax.random.key_impl(x))
+        x = np.asarray(x)
+        return jax.make_array_from_callback(x.shape, where, lambda index: x[index])
+    return x if x.sharding.is_equivalent_to(where, x.ndim) else jax.jit(lambda x: x, out_shardings=where)(x)

@@ -62,8 +62,9 @@ def rollout(
                 ids, mask = _inbox([written[source] for source in layer.reads])
                 wired = jnp.asarray(graph.edge_mask(number))[rows - nodes[0]][..., None, None]
                 shown = take_slots(interventions.shown, rows)[:, np.asarray(senders)] & wired
-                inboxes = [graph.inboxes(number)[row - nodes[0]] for row in rows]
-                own = tuple(constrain(x, "node", "question") for x in own_block(prompt, ids, mask, shown, inboxes))
+                inboxes = graph.inboxes(number)
+                own = own_block(prompt, ids, mask, shown, [inboxes[row - nodes[0]] for row in rows])
+                own = tuple(constrain(x, "node", "question") for x in own)
             else:
                 own = jnp.zeros((len(rows), batch, group, 0), jnp.int32), jnp.zeros((len(rows), batch, group, 0), bool)
             forced = take_slots((interventions.force, interventions.given[..., : layer.message_tokens],

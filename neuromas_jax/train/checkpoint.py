@@ -13,6 +13,8 @@ from absl import logging
 import jax
 from orbax.checkpoint import v1 as ocp
 
+from neuromas_jax.parallel.distributed import is_first, together
+
 KEEP = 2
 
 
@@ -29,8 +31,10 @@ def save(folder: Path, step: int, state, description: dict) -> None:
     """Writes `step_000050`; it appears whole or not at all. Older ones than the last `KEEP` go."""
     with quiet():
         ocp.save(folder.resolve() / f"step_{step:06d}", state, custom_metadata=description, overwrite=True)
-    for old in steps(folder)[:-KEEP]:
+    together("saved")
+    for old in steps(folder)[:-KEEP] if is_first() else ():
         shutil.rmtree(folder / f"step_{old:06d}")
+    together("older ones are gone")
 
 
 def steps(folder: Path) -> list[int]:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from neuromas_jax.backbone.peft import WEIGHTS
-from neuromas_jax.files import write_text
+from neuromas_jax.files import append_text, write_text
 from neuromas_jax.rl import CREDIT, CRITIC, LearnerState, UpdateMetrics, advantages, init_critic, init_learner
 from neuromas_jax.rl.malt import MALT
 from neuromas_jax.rl.growth import Growth, SlotOrigins, hidden_share, slot_rates
@@ -178,7 +178,7 @@ def train(
     batch_size, group = run.config.rollout.questions, run.config.rollout.group
     state = start.state if start else init_state(run, seed)
     belongs = description(run, seed, start.lineage if start else [])
-    found = checkpoint.restore(folder / "checkpoints", state, belongs, steps)
+    found = checkpoint.restore(folder / "checkpoints", compiled.everywhere(state), belongs, steps)
     if found:
         state = found[1]
     validation = distinct_questions(run.target, "validation", None, training.validation_questions)
@@ -232,7 +232,7 @@ def train(
                 accuracy=f"{window.accuracy:.2f}", reward=f"{rewards.mean():.2f}", tokens_per_s=f"{window.speed:.0f}")
             # 5. checkpoint
             if (step + 1) % training.checkpoint_every == 0 or last or over:
-                checkpoint.save(folder / "checkpoints", step + 1, state, belongs)
+                checkpoint.save(folder / "checkpoints", step + 1, compiled.everywhere(state), belongs)
     finally:
         metrics.close()
     return state
@@ -373,8 +373,7 @@ def write_episodes(
                          f"...{tokenizer.decode(tail, keep_added=True)} -> {texts[node][b][g]}")
         lines += [f"answer: {verdict.answer!r} ({verdict.outcome}; gold {questions[b].answer!r})",
                   f"reward {rewards[b, g]:g}, advantage {credit[b, g]:+.3f}; the group earned {rewards[b].mean():.2f}", ""]
-    with open(path, "a", encoding="utf-8") as file:
-        file.write("\n".join(lines) + "\n")
+    append_text(path, "\n".join(lines) + "\n")
 
 
 def cut_episodes(path: Path, step: int) -> None:

@@ -6,7 +6,8 @@ from pathlib import Path
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
-from neuromas_jax.files import write_records
+from neuromas_jax.files import append_text, write_records
+from neuromas_jax.parallel.distributed import is_first
 
 
 class Metrics:
@@ -15,14 +16,14 @@ class Metrics:
     def __init__(self, folder: Path, step: int, total: int, title: str):
         self.path = folder / "metrics.jsonl"
         cut_log(self.path, step)
-        self._events = SummaryWriter(str(folder / "events"), purge_step=step + 1)
-        self._bar = tqdm(total=total, initial=step, desc=title, unit="step", dynamic_ncols=True, mininterval=0.5)
+        self._events = SummaryWriter(str(folder / "events"), purge_step=step + 1) if is_first() else None
+        self._bar = tqdm(total=total, initial=step, desc=title, unit="step", dynamic_ncols=True, mininterval=0.5,
+                         disable=not is_first())
 
     def write(self, record: dict) -> None:
         """One line of JSON; its numbers also become TensorBoard scalars."""
-        with open(self.path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
-        for name, value in _scalars(record):
+        append_text(self.path, json.dumps(record) + "\n")
+        for name, value in _scalars(record) if self._events else ():
             self._events.add_scalar(name, value, record["step"])
 
     def progress(self, **shown) -> None:
@@ -31,7 +32,8 @@ class Metrics:
         self._bar.update()
 
     def close(self) -> None:
-        self._events.close()
+        if self._events:
+            self._events.close()
         self._bar.close()
 
 

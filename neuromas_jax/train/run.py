@@ -20,7 +20,7 @@ from neuromas_jax.backbone.peft import start_from
 from neuromas_jax.config import Config, FamilyConfig
 from neuromas_jax.methods import Method, make_method
 from neuromas_jax.parallel.mesh import mesh_for
-from neuromas_jax.parallel.place import put, shardings
+from neuromas_jax.parallel.place import everywhere, put, shardings
 from neuromas_jax.parallel.rules import mesh_rules
 from neuromas_jax.rl import Objective, Optimizer, check_credit, learn, update
 from neuromas_jax.rollout import Program, make_program, make_sampling, rollout
@@ -179,6 +179,10 @@ class Compiled:
         """An argument where the mesh has it."""
         abstract = any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(x))  # for a mesh without devices
         return x if self.mesh is None or abstract else put(x, self.mesh, self.rules)
+
+    def everywhere(self, x):
+        """What a checkpoint of a run of many processes holds: arrays that all of them have. As it is for one process."""
+        return everywhere(x, self.mesh) if jax.process_count() > 1 else x
 
     def lower(self, function: Callable, *args, donate: tuple[int, ...] = (), **options) -> jax.stages.Lowered:
         """A traced program; arguments may be `jax.ShapeDtypeStruct`s with their shardings."""

@@ -1,0 +1,64 @@
+"""Runs of many processes: when there are several, who writes, and where they wait for each other.
+
+All processes run the same program on the same files of a shared folder, in the same order. The first one writes; nobody goes on
+before it has, and it does not begin before all others have arrived, so that what is read decides alike everywhere.
+"""
+
+import os
+from typing import Any
+
+import jax
+from jax.experimental import multihost_utils
+import numpy as np
+
+
+def start() -> bool:
+    """Joins the other processes where the environment says that there are some, before JAX starts; returns whether it does.
+
+    It says so by JAX_COORDINATOR_ADDRESS with JAX_NUM_PROCESSES and JAX_PROCESS_ID, as the launchers here set them; by Slurm's or
+    Open MPI's number of tasks; or, on a Cloud TPU of many hosts, by the list of its workers.
+
+    Raises:
+      ValueError: one of the three variables is missing or no number, or the others cannot be reached.
+    """
+    address = os.environ.get("JAX_COORDINATOR_ADDRESS")
+    if address:
+        try:
+            count, own = (int(os.environ[name]) for name in ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID"))
+        except (KeyError, ValueError) as error:
+            raise ValueError(f"JAX_COORDINATOR_ADDRESS is {address!r}, and with it JAX_NUM_PROCESSES and JAX_PROCESS_ID must be "
+                             f"numbers ({error}); set all three, or none for a run of one process") from error
+        options = dict(coordinator_address=address, num_processes=count, process_id=own)
+    elif (any(int(os.environ.get(name) or 1) > 1 for name in ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE"))
+          or "," in os.environ.get("TPU_WORKER_HOSTNAMES", "")):
+        options = {}  # JAX knows these clusters
+    else:
+        return False
+    try:
+        jax.distributed.initialize(**options)
+    except RuntimeError as error:
+        raise ValueError(f"the other processes cannot be reached ({error}); start all of them, with the same "
+                         "JAX_COORDINATOR_ADDRESS") from error
+    return True
+
+
+def is_first() -> bool:
+    return jax.process_index() == 0
+
+
+def together(place: str = "here") -> None:
+    """Waits until all processes are here; nothing where there is one."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(place)
+
+
+def agreed(value: bool) -> bool:
+    """What the first process says."""
+    return bool(multihost_utils.broadcast_one_to_all(np.asarray(value))) if jax.process_count() > 1 else value
+
+
+def on_host(x: Any) -> np.ndarray:
+    """An array whole on this process, wherever its parts lie."""
+    if isinstance(x, jax.Array) and not x.is_fully_addressable and not x.is_fully_replicated:
+        return multihost_utils.process_allgather(x, tiled=True)
+    return np.asarray(x)

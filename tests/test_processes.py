@@ -1,0 +1,115 @@
+"""Runs of many processes on CPU devices: own processes, joined over the loopback, that write what one process with as many
+devices writes."""
+
+import json
+import os
+from pathlib import Path
+import shutil
+import socket
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from neuromas_jax.backbone import init_backbone, save_backbone
+from neuromas_jax.backbone.hub import EMBEDDED
+from neuromas_jax.parallel import distributed
+from tests.tiny import tiny_config
+
+ROOT = Path(__file__).parents[1]
+CONFIG = """import ml_collections
+
+
+def get_config():
+    config = ml_collections.ConfigDict()
+    config.backbone, config.mesh = {backbone!r}, {mesh!r}
+    config.families = dict(listops=dict(options=dict(depths=(1,), weights=(1.0,), held_out_depth=2), buckets=(32,)))
+    config.graph = dict(topology="2-1")
+    config.rollout = dict(questions=4, group=4, temperature=2.0)
+    config.training = dict(steps={steps}, evaluate_every=2, checkpoint_every=2, validation_questions=4)
+    config.test_questions = 4
+    return config
+"""
+
+
+def free_port():
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+def run(folder, workdir, mesh, processes, devices, steps=4):
+    """Starts the command in so many processes with so many devices each, and waits for all."""
+    config = folder / f"config_{steps}_{mesh}.py"
+    config.write_text(CONFIG.format(backbone=str(folder / "model"), mesh=mesh, steps=steps))
+    flags = os.environ.get("XLA_FLAGS", "") + f" --xla_force_host_platform_device_count={devices}"
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
+    if processes > 1:
+        environment |= {"JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{free_port()}", "JAX_NUM_PROCESSES": str(processes)}
+    command = [sys.executable, "-m", "neuromas_jax.main", f"--config={config}", f"--workdir={workdir}", "--compilation_cache="]
+    started = [subprocess.Popen(command, cwd=ROOT, env={**environment, "JAX_PROCESS_ID": str(number)}, text=True,
+                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT) for number in range(processes)]
+    said = [process.communicate(timeout=550)[0] for process in started]
+    assert all(process.returncode == 0 for process in started), said[0][-3000:]
+    return said
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    place = tmp_path_factory.mktemp("processes")
+    backbone = init_backbone(tiny_config(num_hidden_layers=1), jax.random.key(0))
+    save_backbone(backbone, place / "model")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(EMBEDDED / name, place / "model")
+    return place
+
+
+def left(workdir):
+    """What a run left: its metrics without times, its episodes, its adapters."""
+    cell = workdir / "train" / "listops" / "graph_seed0"
+    timed = {"seconds", "tokens_per_second", "compile_seconds"}
+    metrics = [{name: value for name, value in json.loads(line).items() if name not in timed}
+               for line in (cell / "metrics.jsonl").read_text().splitlines()]
+    return metrics, (cell / "episodes.txt").read_text(), load_file(cell / "adapters.safetensors")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mesh, processes", [("data=2", 2), ("node=2,data=2", 4)])
+def test_many_processes_do_what_one_does(folder, tmp_path, mesh, processes):
+    """Same messages for the same keys, same update to rounding; the first process alone writes and prints. Two of them are
+    stopped between."""
+    run(folder, tmp_path / "one", mesh, 1, processes)
+    if processes == 2:
+        run(folder, tmp_path / "many", mesh, processes, 1, steps=2)
+    said = run(folder, tmp_path / "many", mesh, processes, 1)
+    (metrics, episodes, bank), (wanted, texts, one) = left(tmp_path / "many"), left(tmp_path / "one")
+    assert episodes == texts and [record["step"] for record in metrics] == [1, 2, 4]
+    for mine, theirs in zip(metrics, wanted):
+        assert (mine["reward"], mine["accuracy"], mine["tokens"]) == (theirs["reward"], theirs["accuracy"], theirs["tokens"])
+    for name, array in one.items():
+        np.testing.assert_allclose(bank[name], array, rtol=2e-3, atol=2e-5)
+    assert "graph" in said[0] and all("accuracy" not in other.split("Unable")[-1] for other in said[1:])
+    results = [[json.loads(line)["accuracy"] for line in (tmp_path / name / "results.jsonl").read_text().splitlines()]
+               for name in ("one", "many")]
+    assert results[0] == results[1]
+    assert not list(tmp_path.rglob(".[0-9]*"))  # nothing half written is left
+
+
+@pytest.mark.parametrize("environment, message", [
+    (dict(JAX_COORDINATOR_ADDRESS="127.0.0.1:1"), "JAX_NUM_PROCESSES and JAX_PROCESS_ID must be numbers"),
+    (dict(JAX_COORDINATOR_ADDRESS="127.0.0.1:1", JAX_NUM_PROCESSES="two", JAX_PROCESS_ID="0"), "must be numbers"),
+])
+def test_an_environment_that_says_half_is_refused(environment, message, monkeypatch):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match=message):
+        distributed.start()
+
+
+def test_one_process_is_left_alone(monkeypatch):
+    for name in ("JAX_COORDINATOR_ADDRESS", "SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE", "TPU_WORKER_HOSTNAMES"):
+        monkeypatch.delenv(name, raising=False)
+    assert not distributed.start() and distributed.is_first() and distributed.agreed(False) is False
