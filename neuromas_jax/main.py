@@ -69,6 +69,7 @@ def main(arguments):
     from neuromas_jax.config import parse
     from neuromas_jax.experiments.check import check
     from neuromas_jax.experiments.run import run_experiment, run_workers
+    from neuromas_jax.train import preemption
 
     if len(arguments) > 1:
         raise app.UsageError(f"unknown arguments {arguments[1:]}; give --config, --workdir, or --config.name=value")
@@ -97,11 +98,15 @@ def main(arguments):
     try:
         if _WORKER.value:
             end_with_parent(signal.SIGTERM)
+            preemption.listen()
             run_experiment(config, workdir, _WORKER.value)
             return
         table = run_workers(config, workdir, sys.argv[1:], cores)
         if distributed.is_first():
             print(table)
+    except preemption.Preempted as error:
+        print(f"{error}; the same command goes on there", file=sys.stderr)
+        sys.exit(preemption.EXIT)
     except (ValueError, FloatingPointError, RuntimeError, OSError) as error:
         logging.exception("stopped")
         print(f"error: {error}", file=sys.stderr)

@@ -115,7 +115,7 @@ def test_a_mistake_in_the_config_file_is_shown_where_it_stands(tmp_path):
 
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")
-@pytest.mark.parametrize("how, code", [(signal.SIGTERM, 143), (signal.SIGKILL, -signal.SIGKILL)])
+@pytest.mark.parametrize("how, code", [(signal.SIGTERM, 75), (signal.SIGKILL, -signal.SIGKILL)])
 def test_a_run_that_is_stopped_takes_its_workers_along(tmp_path, how, code):
     experiment = tmp_path / "mine.py"
     experiment.write_text(

@@ -117,6 +117,21 @@ def test_a_killed_run_goes_on_bit_for_bit(world):
     assert records(folder / "killed") == records(folder / "whole")
 
 
+def test_a_run_that_is_told_to_end_saves_its_step_and_goes_on(world):
+    """SIGTERM, as before a machine is taken away: a checkpoint that the config does not ask for, and the status to go on."""
+    folder, experiment, whole = world
+    process = start(folder / "told", experiment, "--config.training.checkpoint_every=1000")
+    metrics, until = cell(folder / "told") / "metrics.jsonl", time.monotonic() + 600
+    while not (metrics.exists() and metrics.read_text()):  # the first step is done
+        assert process.poll() is None and time.monotonic() < until, (folder / "told.log").read_text()[-3000:]
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait() == 75 and "told to end, and saved step" in (folder / "told.log").read_text()
+    (left,) = (cell(folder / "told") / "checkpoints").glob("step_*")
+    assert 1 <= int(left.name[5:]) < STEPS
+    assert finish(folder / "told", experiment) == whole and records(folder / "told") == records(folder / "whole")
+
+
 def test_a_run_made_longer_equals_one_made_long_at_once(world):
     """n + n steps in two processes: half the steps, then all of them; what was evaluated at half is evaluated again."""
     folder, experiment, whole = world

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 import os
 from pathlib import Path
-import signal
 import subprocess
 import sys
 
@@ -13,6 +12,7 @@ from neuromas_jax.experiments.cells import sweep_cells, train_cells
 from neuromas_jax.experiments.evaluation import evaluate_family, plan_evaluation
 from neuromas_jax.experiments.training import work_through
 from neuromas_jax.files import write_records
+from neuromas_jax.train import preemption
 
 CORES = "NEUROMAS_CORES"  # tells a worker that another process started which cores they share, "0 1 2"
 
@@ -63,13 +63,7 @@ def run_workers(config: Config, workdir: Path, arguments: list[str], cores: Sequ
     """
     environment = {**os.environ, CORES: " ".join(map(str, cores))}
     others = []
-
-    def stop(*_):
-        for process in others:
-            process.terminate()
-        os._exit(143)  # at once, as they do: unwinding through what XLA compiles or runs has crashed
-
-    signal.signal(signal.SIGTERM, stop)
+    preemption.listen(others)
     for number in range(1, config.workers):
         log = open(workdir / f"worker{number}.log", "a")
         others.append(subprocess.Popen(

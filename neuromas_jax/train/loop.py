@@ -1,5 +1,6 @@
 """The training loop, read from top to bottom: questions, rollout, verdicts, update, numbers, checkpoint."""
 
+import contextlib
 import dataclasses
 import json
 from pathlib import Path
@@ -18,7 +19,7 @@ from neuromas_jax.rl.malt import MALT
 from neuromas_jax.rl.growth import Growth, SlotOrigins, hidden_share, slot_rates
 from neuromas_jax.rollout import Episodes, Interventions, no_interventions
 from neuromas_jax.tasks import FileTask, Verdict
-from neuromas_jax.train import checkpoint
+from neuromas_jax.train import checkpoint, preemption
 from neuromas_jax.train.batches import distinct_questions, next_batch
 from neuromas_jax.train.evaluate import evaluate, message_texts, states, truncated
 from neuromas_jax.train.metrics import Metrics, read_metrics
@@ -172,6 +173,7 @@ def train(
 
     Raises:
       NonFinite: with the step and the node; checkpoints are left as they are.
+      preemption.Preempted: SIGTERM came, and the step after which it was heard is saved.
       checkpoint.CheckpointError: the folder holds another run's checkpoint, one past `steps`, or a damaged one.
     """
     run, training = compiled.run, compiled.run.config.training
@@ -189,7 +191,7 @@ def train(
     cut_episodes(folder / "episodes.txt", int(state.step))
     window, patience = Window(), run.method.stages[0].stall if patience is None else patience
     over = stalled(folder, patience)
-    try:
+    with preemption.training(), contextlib.closing(metrics):
         while int(state.step) < steps and not over:
             step = int(state.step)
             key = jax.random.fold_in(state.key, 2)  # purpose: rollout
@@ -231,10 +233,11 @@ def train(
             metrics.progress(
                 accuracy=f"{window.accuracy:.2f}", reward=f"{rewards.mean():.2f}", tokens_per_s=f"{window.speed:.0f}")
             # 5. checkpoint
-            if (step + 1) % training.checkpoint_every == 0 or last or over:
+            told = preemption.asked()
+            if (step + 1) % training.checkpoint_every == 0 or last or over or told:
                 checkpoint.save(folder / "checkpoints", step + 1, compiled.everywhere(state), belongs)
-    finally:
-        metrics.close()
+            if told:
+                raise preemption.Preempted(f"told to end, and saved step {step + 1} in {folder}")
     return state
 
 
