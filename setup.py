@@ -36,9 +36,8 @@ setup(
     ],
     extras_require={
         "cpu": [],
-        "tpu": ["jax[tpu]"],
+        "tpu": ["jax[tpu]"],  # its libtpu also compiles for a pod that is not there, on any Linux machine: `neuromas_jax.aot`
         "cuda": ["jax[cuda13]"],
-        "aot": ["libtpu"],  # compiles for a TPU pod on any Linux machine
         "transformers": ["transformers>=5.0", "jinja2>=3.1"],  # AutoTokenizer and its chat templates, AutoModel
         "hub": ["huggingface_hub>=0.30"],  # backbones by their names on the Hugging Face Hub
         "datasets": ["tensorflow-datasets>=4.9.9", "importlib_resources"],  # its data sources need no TensorFlow

@@ -2,8 +2,8 @@
 
     python -m neuromas_jax.aot --config=configs/pod.py --topology=v5e:16x16 [--shape=qwen3-8b] [--slices=2] [--config.fsdp=True]
 
-Needs libtpu (`pip install libtpu`), no TPU and no weights: with `--shape` the backbone is one of the sizes below, with the
-embedded tokenizer. `config.mesh` is taken as it is, "auto" splits the topology's devices.
+Needs the libtpu that belongs to JAX (`pip install -e .[tpu]`), no TPU and no weights: with `--shape` the backbone is one of the
+sizes below, with the embedded tokenizer. `config.mesh` is taken as it is, "auto" splits the topology's devices.
 """
 
 import dataclasses

@@ -1,6 +1,6 @@
 """Programs compiled for TPU topologies that are not there: they fit, update in place, and send what they should and no more.
 
-Each topology in a process of its own: libtpu holds a lock. Needs `pip install libtpu`.
+Each topology in a process of its own: libtpu holds a lock. Needs the extra `tpu`.
 """
 
 import importlib.util
@@ -15,7 +15,7 @@ import pytest
 from neuromas_jax.aot import SHAPES, ideal_flops
 from neuromas_jax.config import parse
 
-needs_libtpu = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed (extra `aot`)")
+needs_libtpu = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed (extra `tpu`)")
 PROGRAM = """
 import dataclasses, json, sys
 import jax

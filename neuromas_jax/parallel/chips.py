@@ -48,5 +48,5 @@ def topology_devices(name: str, slices: int = 1) -> tuple[Sequence, Chip]:
         return topologies.get_topology_desc(platform="tpu", topology_name=name, **options).devices, CHIPS[version]
     except Exception as error:  # the runtime raises what it likes
         first = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
-        raise ValueError(f"topology {name!r} with {slices} slices cannot be described ({first}): install libtpu (pip install "
-                         "libtpu), let one process use it at a time, and give a shape that the version has") from error
+        raise ValueError(f"topology {name!r} with {slices} slices cannot be described ({first}): install JAX's libtpu (pip "
+                         "install -e .[tpu]), let one process use it at a time, and give a shape that the version has") from error
