@@ -78,7 +78,7 @@ def test_all_parts_are_with_the_device_before_the_first_verdict_is_asked_for(mad
 
 def test_slow_verdicts_are_not_waited_for_until_they_are_needed(made, tmp_path, monkeypatch):
     """Evaluation asks the device for all batches before it waits for the first verdict of code."""
-    rows = [dict(question=f"[MAX {n} 2 ]", tests=["assert True"]) for n in range(8)]
+    rows = [dict(question=f"[MAX {n} 2 ]", tests=["assert largest(1, 2) == 2"]) for n in range(8)]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     run = made(1, dict(path=str(tmp_path / "rows.jsonl"), verifier="code", evaluation_only=True), "jsonl")
     compiled, events = Compiled(run), []
@@ -91,7 +91,7 @@ def test_slow_verdicts_are_not_waited_for_until_they_are_needed(made, tmp_path, 
 
     monkeypatch.setattr(FileTask, "start_all", started)
     scores = evaluate(compiled, run.new_bank(0), list(run.task.questions("test")), jax.random.key(0))
-    assert events == ["start", "start", "wait", "wait"] and scores.n == 8
+    assert events == ["start", "start", "wait", "wait"] and (scores.n, scores.right) == (8, 0)
 
 
 def test_parts_must_divide_the_batch(made):
