@@ -40,8 +40,7 @@ class Instruction:
     arrays: tuple[Array, ...]  # of its result
     op: str
     operands: tuple[str, ...]
-    rest: str  # its attributes, or what stands in the brackets of a constant or parameter
-    root: bool
+    rest: str  # what stands in its brackets, and its attributes
 
 
 @dataclasses.dataclass
@@ -93,7 +92,7 @@ def _instruction(line: str) -> Instruction:
     arrays = tuple(Array(kind, tuple(int(size) for size in sizes.split(",") if size), "S(1)" in (layout or ""))
                    for kind, sizes, layout in _ARRAY.findall(shape))
     return Instruction(name.removeprefix("ROOT ").lstrip("%"), arrays, op, tuple(re.findall(r"%([\w.\-]+)", inside)),
-                       inside + " | " + attributes, name.startswith("ROOT"))
+                       inside + " | " + attributes)
 
 
 def _closing(text: str, start: int) -> int:

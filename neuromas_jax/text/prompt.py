@@ -146,7 +146,7 @@ def pack(
     return packed.reshape(*rows, length), real.reshape(*rows, length)
 
 
-def padded(rows: list[tuple[int, ...]] | tuple[tuple[int, ...], ...]) -> tuple[np.ndarray, np.ndarray]:
+def padded(rows: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
     """Ragged static ids as an array `[rows, longest]` and its mask."""
     longest = max((len(row) for row in rows), default=0)
     tokens, valid = np.zeros((len(rows), longest), np.int32), np.zeros((len(rows), longest), bool)
@@ -190,15 +190,10 @@ def own_block(
     nodes = shown.shape[0]
     if inboxes is None:
         inboxes = [range(senders)] * nodes
-    longest = max(map(len, inboxes))
-    labels = [prompt.labels(inbox) for inbox in inboxes]
-    width = max(len(label) for row in labels for label in row)
-    label, real = np.zeros((nodes, longest, width), np.int32), np.zeros((nodes, longest, width), bool)
-    index, there = np.zeros((nodes, longest), np.int32), np.zeros((nodes, longest), bool)
-    for node, (inbox, row) in enumerate(zip(inboxes, labels)):
-        index[node, : len(inbox)], there[node, : len(inbox)] = inbox, True
-        for place, ids in enumerate(row):
-            label[node, place, : len(ids)], real[node, place, : len(ids)] = ids, True
+    index, there = padded(inboxes)
+    longest = index.shape[1]
+    labels = [ids for inbox in inboxes for ids in prompt.labels(inbox) + [()] * (longest - len(inbox))]
+    label, real = (x.reshape(nodes, longest, -1) for x in padded(labels))
     if all(len(inbox) == senders for inbox in inboxes):  # all read all: their tokens are made once
         label, real, messages, valid = label[:1], real[:1], messages[None], valid[None]
     else:
