@@ -1,5 +1,6 @@
 """How every array of a run lies on a mesh."""
 
+import functools
 from typing import Any
 
 import jax
@@ -102,4 +103,10 @@ def _across(x, where: NamedSharding):
             return jax.random.wrap_key_data(_across(jax.random.key_data(x), where), impl=jax.random.key_impl(x))
         x = np.asarray(x)
         return jax.make_array_from_callback(x.shape, where, lambda index: x[index])
-    return x if x.sharding.is_equivalent_to(where, x.ndim) else jax.jit(lambda x: x, out_shardings=where)(x)
+    return x if x.sharding.is_equivalent_to(where, x.ndim) else _mover(where)(x)
+
+
+@functools.lru_cache(maxsize=None)
+def _mover(where: NamedSharding):
+    """Compiled once for each place and shape, not at each call."""
+    return jax.jit(lambda x: x, out_shardings=where)

@@ -190,21 +190,21 @@ class Compiled:
         with jax.set_mesh(self.mesh) if self.mesh else contextlib.nullcontext():
             return program.lower(*args)
 
-    def _call(self, name: str, bucket: int, function: Callable, *args, **options):
+    def _call(self, name: str, bucket: int, function: Callable, *args, options: Callable[[], dict] = dict):
         args = (self.backbone, *map(self._place, args))
         if (name, bucket) not in self._programs:
             started = time.perf_counter()
             compiler = COMPILER_OPTIONS.get(jax.default_backend())
-            self._programs[name, bucket] = self.lower(function, *args, **options).compile(compiler_options=compiler)
+            self._programs[name, bucket] = self.lower(function, *args, **options()).compile(compiler_options=compiler)
             self.compile_seconds[name, bucket] = time.perf_counter() - started
         return self._programs[name, bucket](*args)
 
     def _roll(self, name: str, program: Program, bank, questions, interventions, key, greedy: bool = False):
+        def options():  # every process reads what was written
+            return {"out_shardings": NamedSharding(self.mesh, PartitionSpec())} if jax.process_count() > 1 else {}
+
         function = functools.partial(rollout, program, greedy=greedy)
-        options = {}
-        if jax.process_count() > 1:  # every process reads what was written
-            options["out_shardings"] = NamedSharding(self.mesh, PartitionSpec())
-        return self._call(name, questions.tokens.shape[-1], function, bank, questions, interventions, key, **options)
+        return self._call(name, questions.tokens.shape[-1], function, bank, questions, interventions, key, options=options)
 
     def rollout(self, bank, questions, interventions, key):
         """`rollout.rollout` for this run: sampled episodes, a group per question."""
@@ -234,12 +234,12 @@ class Compiled:
     def update(self, state, episodes, rewards, bucket: int, invalid=None):
         """`rl.update.update` for this run; `state` is donated."""
         function = functools.partial(update, self.run.objective, self._constants, self.run.program)
-        return self._call("update", bucket, function, state, episodes, rewards, invalid, **self.learned(state))
+        return self._call("update", bucket, function, state, episodes, rewards, invalid, options=lambda: self.learned(state))
 
     def learn(self, state, episodes, credit, bucket: int):
         """`rl.update.learn` for this run, by credit alone; rows with credit are live. `state` is donated."""
         function = functools.partial(learn, Objective(), self._constants, self.run.program)
-        return self._call("learn", bucket, function, state, episodes, credit, credit != 0, **self.learned(state))
+        return self._call("learn", bucket, function, state, episodes, credit, credit != 0, options=lambda: self.learned(state))
 
 
 COMPILED: dict[tuple, Compiled] = {}

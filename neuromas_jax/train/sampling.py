@@ -5,7 +5,6 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from neuromas_jax.rollout import Episodes, Interventions, Questions, no_interventions
 from neuromas_jax.rollout.microbatch import take_questions
@@ -48,6 +47,5 @@ def _part(graph, batch: Questions, keep: Interventions, start: int, size: int, g
     if size == batch.index.shape[0]:
         return batch, keep
     tokens, valid = take_questions((batch.tokens, batch.valid), start, size)
-    shown = jnp.asarray(np.asarray(keep.shown)[:, :, start : start + size])
     return (Questions(tokens, valid, batch.index[start : start + size]),
-            dataclasses.replace(no_interventions(graph, size, group), shown=shown))
+            dataclasses.replace(no_interventions(graph, size, group), shown=keep.shown[:, :, start : start + size]))
