@@ -20,7 +20,6 @@ from neuromas_jax.backbone.decoder import abstract_params
 from neuromas_jax.backbone.hub import EMBEDDED, model_folder
 from neuromas_jax.config import Config, parse
 from neuromas_jax.experiments.dry_run import prompt_lengths
-from neuromas_jax.methods import make_method
 from neuromas_jax.parallel.chips import Chip, topology_devices
 from neuromas_jax.parallel.hlo import Cost, program_cost
 from neuromas_jax.parallel.mesh import check_mesh, make_mesh, parse_mesh, plan_mesh
@@ -197,12 +196,9 @@ def report(run: Run, accounts: dict[str, Account], mesh, chip: Chip, why: str) -
 def plan(config: Config, topology: str, shape: str = "", slices: int = 1):
     """The run, its mesh on a topology's devices, the chip, and why the mesh is as it is."""
     devices, chip = topology_devices(topology, slices)
-    decoder = SHAPES[shape] if shape in SHAPES else None
-    wanted, questions = parse_mesh(config.mesh), config.rollout.questions
+    wanted, questions, why = parse_mesh(config.mesh), config.rollout.questions, "mesh as the config has it"
     run = abstract_run(dataclasses.replace(config, mesh=""), shape)
-    decoder = decoder or run.parts.backbone.config
-    graph = make_method(config.methods[0], config, run.family).graph
-    why = "mesh as the config has it"
+    decoder, graph = run.parts.backbone.config, run.method.graph
     if wanted is None or wanted == "auto":
         wanted, why = plan_mesh(graph, decoder, questions, len(devices), chip.memory)
     check_mesh(wanted, decoder, questions, len(devices))
