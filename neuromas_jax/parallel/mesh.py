@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 import dataclasses
+import functools
 import math
 
 from absl import logging
@@ -106,6 +107,7 @@ def make_mesh(shape: MeshShape, devices: Sequence | None = None) -> Mesh:
     return Mesh(placed, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
+@functools.cache  # a plan is worked out and logged once
 def mesh_for(text: str, graph: TextGraph, config: DecoderConfig, questions: int) -> Mesh | None:
     """The mesh that `config.mesh` names: "auto", "node=2,data=4" or "" for one device; None where one device does all.
 

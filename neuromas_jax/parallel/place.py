@@ -46,7 +46,7 @@ def bank_spec(path, shape: tuple[int, ...], mesh: Mesh, rules: Rules = RULES) ->
     site = next(key.key for key in path if getattr(key, "key", None) in LINEAR_SITES)
     factor = next(key.key for key in path if getattr(key, "key", None) in ("a", "b"))
     entering, leaving = SITES[site]
-    ends = (None if entering == "embed" else entering, None) if factor == "a" else (None, None if leaving == "embed" else leaving)
+    ends = (entering, None) if factor == "a" else (None, leaving)
     spec = fitting(rules.spec("slot", None, *ends), shape, mesh)
     return spec if spec[0] or not rules.slot else fitting(PartitionSpec(None, rules.slot, *spec[2:]), shape, mesh)
 

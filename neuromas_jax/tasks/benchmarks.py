@@ -215,14 +215,10 @@ def benchmark(
                 tested.add(stem(row["question"]))
             if split == "test" and subject and about and about != subject:
                 continue
-            question = as_question(where, row, one.verifier)
-            rows[split].append(replace(question, index=len(rows[split])))
+            rows[split].append(as_question(where, row, one.verifier))
     if subject and subjects and subject not in subjects:
         raise ValueError(f"benchmark {name!r} has no subject {subject!r}; allowed: {', '.join(sorted(subjects))}")
-    if rows["train"] and not rows["validation"]:
-        rows["validation"] = [question for question in rows["train"] if split_of(stem(question.text)) == "validation"]
-        rows["train"] = [question for question in rows["train"] if split_of(stem(question.text)) != "validation"]
-    apart(rows, tested)
+    settle(rows, tested)
     if left_out:
         logging.info("%s: %d test rows that are known to be wrong are left out", name, left_out)
     if (train is None) != (train_folder is None):
@@ -233,7 +229,7 @@ def benchmark(
             raise ValueError(f"benchmark {name!r} is judged by {one.verifier!r}, and {train!r} by {other.verifier!r}"
                              + (", and is for evaluation only" if other.evaluation_only else "") + "; train on another set")
         rows = {split: list(found) for split, found in other.rows.items()} | {"test": rows["test"]}
-        apart(rows, tested)
+        settle(rows, tested)
     title = "_".join(filter(None, (name, subject, train)))
     return FileTask(title, {split: tuple(found) for split, found in rows.items()}, one.evaluation_only and train is None,
                     one.verifier, chance_of(one.verifier, rows["test"]))
@@ -245,11 +241,18 @@ def stem(text: str) -> str:
     return normalise("\n".join(kept)).casefold()
 
 
-def apart(rows: dict[str, list[Question]], tested: set[str]) -> None:
-    """Takes out of training and validation what is tested, and out of training what is validated on: some sets repeat questions.
+def settle(rows: dict[str, list[Question]], tested: set[str]) -> None:
+    """Gives a set its validation rows and their numbers, in place.
+
+    Without validation rows a tenth of the training rows serves. Then what is tested is taken out of both, and out of training
+    what is validated on: some sets repeat questions. `tested` has the stems of all test rows, of those that are not used too.
     """
+    if rows["train"] and not rows["validation"]:
+        rows["validation"] = [question for question in rows["train"] if split_of(stem(question.text)) == "validation"]
+        rows["train"] = [question for question in rows["train"] if split_of(stem(question.text)) != "validation"]
     for split, others in (("validation", tested), ("train", tested | {stem(question.text) for question in rows["validation"]})):
-        kept = [question for question in rows[split] if stem(question.text) not in others]
+        rows[split] = [question for question in rows[split] if stem(question.text) not in others]
+    for split, kept in rows.items():
         rows[split] = [replace(question, index=index) for index, question in enumerate(kept)]
 
 

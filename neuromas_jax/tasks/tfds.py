@@ -8,14 +8,13 @@ Any data set that was prepared in the file format `array_record` will do whose r
 """
 
 import argparse
-from dataclasses import replace
 import importlib.util
 from pathlib import Path
 
 import numpy as np
 
 from neuromas_jax.tasks import splits
-from neuromas_jax.tasks.benchmarks import BENCHMARKS, apart, benchmark, stem
+from neuromas_jax.tasks.benchmarks import BENCHMARKS, benchmark, settle, stem
 from neuromas_jax.tasks.files import FILE_SPLITS, GIVEN, FileTask, as_question, chance_of, check_verifier
 from neuromas_jax.tasks.verifiers import VERIFIERS
 
@@ -69,13 +68,9 @@ def tfds_task(
     if not evaluation_only and not found["test"]:
         every = [one for rows in found.values() for one in rows]
         found = {split: [one for one in every if splits.split_of(one.text) == split] for split in FILE_SPLITS}
-    elif found["train"] and not found["validation"]:
-        found["validation"] = [one for one in found["train"] if splits.split_of(stem(one.text)) == "validation"]
-        found["train"] = [one for one in found["train"] if splits.split_of(stem(one.text)) != "validation"]
-    apart(found, {stem(one.text) for one in found["test"]})
-    rows = {split: tuple(replace(one, index=index) for index, one in enumerate(found[split])) for split in FILE_SPLITS}
-    every = [one for some in rows.values() for one in some]
-    return FileTask(name, rows, evaluation_only or not rows["train"], verifier, chance_of(verifier, every))
+    settle(found, {stem(one.text) for one in found["test"]})
+    rows = {split: tuple(found[split]) for split in FILE_SPLITS}
+    return FileTask(name, rows, evaluation_only or not rows["train"], verifier, chance_of(verifier, sum(rows.values(), ())))
 
 
 def write_tfds(task: FileTask, data_dir, name: str | None = None) -> str:
