@@ -7,6 +7,7 @@ sizes below, with the embedded tokenizer. `config.mesh` is taken as it is, "auto
 """
 
 import dataclasses
+import math
 import sys
 import time
 
@@ -16,6 +17,7 @@ import jax.numpy as jnp
 from ml_collections import config_flags
 
 from neuromas_jax.backbone import Backbone, DecoderConfig, load_config
+from neuromas_jax.backbone.architecture import LINEAR_SITES
 from neuromas_jax.backbone.decoder import abstract_params
 from neuromas_jax.backbone.hub import EMBEDDED, model_folder
 from neuromas_jax.config import Config, parse
@@ -130,27 +132,34 @@ def account(run: Run, mesh) -> dict[str, Account]:
 
 
 def ideal_flops(run: Run) -> dict[str, float]:
-    """Operations that the algorithm needs of all devices together: two a weight and token that is read or written, and as many
-    again on the way back; the head for written tokens; two products of attention for every token before; adapters.
+    """Operations that the algorithm needs of all devices together, by program: two a weight and token, as many again on the way
+    back, twice as many for what is learned; two products of attention for every token before; the head for written tokens.
 
-    What a group shares counts once. Nothing is computed again, no node is padded, no prompt is shorter than its bucket.
+    What a group shares counts once, the first token's distribution of a node without senders too. The last decoder layer gives
+    keys and values of every token, and the rest of it is needed only where a token is to be written next; the last token of a
+    message is read by its receivers alone. Nothing is computed again, no node is padded, no prompt is shorter than its bucket.
     """
     config, rank = run.parts.backbone.config, max(run.method.ranks)
-    sites = run.config.adapters.sites
-    linear = config.num_hidden_layers * sum(a * b for a, b in map(config.site_shape, ("q", "k", "v", "o", "gate", "up", "down")))
-    low = config.num_hidden_layers * rank * sum(sum(config.site_shape(site)) for site in sites)
-    heads = config.num_hidden_layers * config.num_attention_heads * config.head_dim
+    size = {site: math.prod(config.site_shape(site)) for site in LINEAR_SITES}
+    low = {site: rank * sum(config.site_shape(site)) for site in run.config.adapters.sites}
+    heads, before = config.num_attention_heads * config.head_dim, config.num_hidden_layers - 1
     questions, episodes = run.config.rollout.questions, run.config.rollout.questions * run.config.rollout.group
-    forward = attention = head = adapters = 0.0
+    linear = attention = head = adapters = 0.0
+
+    def of_layers(sizes: dict[str, int], read: int, asked: int) -> float:
+        last = sum(weights * (read if site in ("k", "v") else asked) for site, weights in sizes.items())
+        return 2.0 * (before * sum(sizes.values()) * read + last)
+
     for node, (shared, own) in enumerate(prompt_lengths(run, run.family.buckets[-1])):
         wrote = run.method.graph.layers[run.method.graph.place(node)[0]].message_tokens
-        tokens = questions * shared + episodes * (own + wrote)
-        forward += 2 * linear * tokens
-        adapters += 2 * low * tokens
-        head += 2 * config.vocab_size * config.hidden_size * episodes * wrote
-        attention += 4 * heads * (questions * shared**2 / 2 + episodes * ((own + wrote) * shared + (own + wrote) ** 2 / 2))
-    # On the way back a frozen weight has one product, attention has twice as many, and so have adapters, which are learned.
-    return {"rollout": forward + adapters + head + attention, "update": 2 * (forward + head) + 3 * (attention + adapters)}
+        alone = own + wrote - 1
+        read, asked = questions * shared + episodes * alone, episodes * (wrote - 1) + (episodes if own else questions)
+        linear += of_layers(size, read, asked)
+        adapters += of_layers(low, read, asked)
+        head += 2 * config.vocab_size * config.hidden_size * asked
+        attention += 4 * heads * (before * (questions * shared**2 / 2 + episodes * (alone * shared + alone**2 / 2))
+                                  + asked * (shared + own + wrote / 2))
+    return {"rollout": linear + adapters + head + attention, "update": 2 * (linear + head) + 3 * (attention + adapters)}
 
 
 def blame(run: Run, accounts: dict[str, Account], mesh, chip: Chip) -> str:

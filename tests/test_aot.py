@@ -10,9 +10,11 @@ from pathlib import Path
 import subprocess
 import sys
 
+import jax
 import pytest
 
 from neuromas_jax.aot import SHAPES, ideal_flops
+from neuromas_jax.backbone import DecoderConfig
 from neuromas_jax.config import parse
 
 needs_libtpu = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed (extra `tpu`)")
@@ -90,6 +92,20 @@ def test_the_ideal_counts_what_a_group_shares_once():
     few, many = (ideal_flops(abstract_run(config_of(rollout=dict(questions=2, group=group)), "qwen3-0.6b")) for group in (2, 4))
     assert few["rollout"] < many["rollout"] < 2 * few["rollout"]
     assert all(2 * one["rollout"] <= one["update"] <= 3 * one["rollout"] for one in (few, many))
+
+
+def test_a_program_for_one_device_does_what_the_ideal_says(monkeypatch):
+    """On CPU, whose compiler changes no product: rollout within 5 % of the ideal, which counts no padding and no mask."""
+    from neuromas_jax import aot
+    from neuromas_jax.parallel.mesh import MeshShape, make_mesh
+
+    small = DecoderConfig(vocab_size=2048, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=2,
+                          num_key_value_heads=1, head_dim=64)
+    monkeypatch.setitem(SHAPES, "small", small)
+    run = aot.abstract_run(config_of(mesh=""), "small")
+    found = aot.account(run, make_mesh(MeshShape(), jax.devices()[:1]))
+    used = {name: one.cost.flops / one.ideal for name, one in found.items()}
+    assert 0.95 < used["rollout"] < 1.05 and 0.95 < used["update"] < 1.5, used
 
 
 def test_what_cannot_be_compiled_is_refused():

@@ -77,3 +77,30 @@ def test_a_product_over_a_batch_that_is_written_as_a_convolution():
 def test_collectives_are_counted(text, kind, size):
     found = program_cost(f"ENTRY %main (a: f32[16]) -> f32[64] {{\n  %a = f32[16]{{0}} parameter(0)\n  ROOT {text}\n}}\n")
     assert found.sent == {kind: (1, size)}
+
+
+STEPS = """
+%begin (p: f32[16]) -> (f32[16], f32[64]) {
+  %p = f32[16]{0} parameter(0)
+  %gathered = f32[64]{0} all-gather(%p), dimensions={0}, frontend_attributes={chain_id="1"}
+  ROOT %started = (f32[16]{0}, f32[64]{0}) custom-call(%gathered), custom_call_target="AsyncCollectiveStart"
+}
+
+%meanwhile (p: f32[16]) -> (f32[16], f32[64]) {
+  %p = f32[16]{0} parameter(0)
+  %gathered = f32[64]{0} all-gather(%p), dimensions={0}, frontend_attributes={chain_id="1"}
+  %work = f32[16]{0} negate(%p)
+  ROOT %both = (f32[16]{0}, f32[64]{0}) tuple(%work, %gathered)
+}
+
+ENTRY %main (a: f32[16]) -> f32[64] {
+  %a = f32[16]{0} parameter(0)
+  %one = (f32[16]{0}, f32[64]{0}) fusion(%a), kind=kCustom, calls=%begin
+  %two = (f32[16]{0}, f32[64]{0}) fusion(%a), kind=kOutput, calls=%meanwhile
+  ROOT %r = f32[64]{0} get-tuple-element(%two), index=1
+}
+"""
+
+
+def test_a_collective_that_is_carried_on_in_other_fusions_counts_once():
+    assert program_cost(STEPS).sent == {"all-gather": (1, 256)}

@@ -129,7 +129,7 @@ def program_cost(text: str) -> Cost:
         if one.op in ("dot", "convolution"):
             total.flops += _dot_flops(one, here) if one.op == "dot" else _convolution_flops(one, here)
         kind = one.op.removesuffix("-start")
-        if kind in COLLECTIVES:
+        if kind in COLLECTIVES and not _goes_on(one, here):
             total.add(Cost(sent={kind: (1, one.arrays[-1 if one.op == kind or len(one.arrays) < 2 else 1].bytes)}))
         for name in called if one.op in ("fusion", "call", "async-start", "custom-call") else ():
             if name in computations:
@@ -138,6 +138,13 @@ def program_cost(text: str) -> Cost:
             total.bytes += _moved(computations, one, here)
 
     return of(entry)
+
+
+def _goes_on(one: Instruction, here: dict[str, Instruction]) -> bool:
+    """Whether a collective was begun in another computation: a TPU carries one on, step by step, within the fusions that run
+    meanwhile, and each of them has it in its text."""
+    begins = any("AsyncCollectiveStart" in other.rest and one.name in other.operands for other in here.values())
+    return "chain_id=" in one.rest and not begins
 
 
 def _named(rest: str, what: str) -> str:

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import dataclasses
 import string
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 import numpy as np
@@ -135,15 +136,16 @@ def pack(
 
     The caller makes sure that no row holds more than `length` valid tokens.
     """
-    rows = tokens.shape[:-1]
-    flat, keep = tokens.reshape(-1, tokens.shape[-1]), valid.reshape(-1, tokens.shape[-1])
-    after = jnp.cumsum(keep[:, ::-1], axis=1, dtype=jnp.int32)[:, ::-1]  # valid tokens from here on
-    target = jnp.where(keep, length - after, length)  # length is out of bounds: dropped
-    row = jnp.arange(flat.shape[0], dtype=jnp.int32)[:, None]
-    packed = jnp.zeros((flat.shape[0], length), jnp.int32).at[row, target].set(flat, mode="drop")
-    count = keep.sum(axis=1, dtype=jnp.int32)[:, None]
-    real = jnp.arange(length, dtype=jnp.int32)[None] >= length - count
-    return packed.reshape(*rows, length), real.reshape(*rows, length)
+    after = jnp.cumsum(valid[..., ::-1], axis=-1, dtype=jnp.int32)[..., ::-1]  # valid tokens from here on
+    target = jnp.where(valid, length - after, length)  # length is out of bounds: dropped
+
+    def row(tokens, target):
+        return jnp.zeros(length, jnp.int32).at[target].set(tokens, mode="drop")
+
+    for _ in tokens.shape[:-1]:  # axes stay apart: merged ones would be gathered where they lie along a mesh
+        row = jax.vmap(row)
+    real = jnp.arange(length, dtype=jnp.int32) >= length - valid.sum(axis=-1, keepdims=True, dtype=jnp.int32)
+    return row(tokens, target), real
 
 
 def padded(rows: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
