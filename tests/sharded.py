@@ -4,6 +4,7 @@ import dataclasses
 import functools
 from pathlib import Path
 import sys
+import tempfile
 import zlib
 
 import jax
@@ -18,7 +19,7 @@ from neuromas_jax.parallel.place import shardings
 from neuromas_jax.parallel.rules import mesh_rules
 from neuromas_jax.rl import init_learner
 from neuromas_jax.rollout import no_interventions, shuffle_questions
-from neuromas_jax.train import run as train_run
+from neuromas_jax.train import checkpoint, run as train_run
 from neuromas_jax.train.batches import next_batch
 from neuromas_jax.train.run import Compiled, Parts, make_run
 from tests.tiny import random_bank, tiny_config, tokenizer
@@ -47,6 +48,17 @@ def step(compiled, run, shuffled: bool):
 def same(mine, theirs, rtol, atol):
     for one, other in zip(jax.tree.leaves(mine), jax.tree.leaves(theirs), strict=True):
         np.testing.assert_allclose(np.asarray(one), np.asarray(other), rtol=rtol, atol=atol)
+
+
+def moved(state, alone):
+    """A checkpoint from this mesh is read onto one device, where `alone` lies, and back: bit for bit, with the same checksums."""
+    with tempfile.TemporaryDirectory() as folder:
+        for step, (mine, other) in enumerate(((state, alone), (alone, state))):
+            checkpoint.save(Path(folder), step, mine, {})
+            read = checkpoint.load(Path(folder), step, other)
+            same(read, mine, 0, 0)
+            assert checkpoint.checksums(read) == checkpoint.checksums(mine)
+            assert all(x.sharding == y.sharding for x, y in zip(jax.tree.leaves(read), jax.tree.leaves(other)))
 
 
 def load(monitor):
@@ -93,6 +105,7 @@ def main():
                 same(mine.log_probs, theirs.log_probs, 1e-4, 1e-5)
             same(metrics, alone[shuffled][2], 2e-3, 2e-5)
             same(state, alone[shuffled][1], 2e-3, 2e-5)
+            moved(state, alone[shuffled][1])
             a = state.bank["q"]["a"]
             print(text, "same", compiled.backbone.params["layers"]["q"].sharding.spec, a.sharding.spec, flush=True)
 

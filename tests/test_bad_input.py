@@ -223,7 +223,7 @@ def test_a_workdir_that_holds_what_another_config_trained(run, tmp_path, done, m
     ("train", 1, dict(backbone="0badcafe"), "was made with another backbone: it has '0badcafe', this run has .*give another"),
     ("sweep", 1, dict(seed=7), "was made with another config: .*'seed': 7.*'seed': 100.*give another --workdir, or the config"),
     ("train", 9, {}, "was trained for 9 steps, this config asks for 1; give another --workdir, or as many steps"),
-    ("train", 1, None, "cannot be read .*remove that folder to start again"),
+    ("train", 1, None, "cannot be read .*no older one is whole; remove .*checkpoints to start again"),
 ])
 def test_a_workdir_whose_unfinished_training_cannot_go_on(run, tmp_path, stage, step, changes, message):
     found, sweep = {}, "    config.sweep = dict(learning_rates=(2e-3,), steps=1)\n"
@@ -390,22 +390,6 @@ def test_a_workdir_of_another_run_is_refused_and_left_as_it_is(compiled, tmp_pat
         with pytest.raises(checkpoint.CheckpointError, match="another config.*'seed': 0.*'seed': 1"):
             train(compiled, tmp_path, 1, 2)
     assert contents(tmp_path) == before
-
-
-@pytest.mark.parametrize("damage", ["cut", "removed"])
-def test_a_damaged_checkpoint_is_named_and_an_older_one_still_serves(compiled, tmp_path, damage):
-    train(compiled, tmp_path, 0, 2)
-    folder = tmp_path / "checkpoints" / "step_000002"
-    for path in folder.rglob("*"):
-        if path.is_file():
-            if damage == "cut":
-                path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-            else:
-                path.unlink()
-    with pytest.raises(checkpoint.CheckpointError, match="step_000002 .*remove that folder to go on from an older one"):
-        train(compiled, tmp_path, 0, 2)
-    shutil.rmtree(folder)
-    assert int(train(compiled, tmp_path, 0, 2).step) == 2
 
 
 def test_questions_too_long_are_an_error_or_counted_never_cut(compiled):

@@ -90,7 +90,8 @@ def check_cell(cell: Cell, stage: str, config: Config, workdir: Path) -> bool:
     done = finished(cell, stage, config, workdir)
     if not done and checkpoint.steps(folder):
         run = make_run(cell.configured(config), cell.family, cell.method, cell.learning_rate)
-        checkpoint.newest(folder, description(run, cell.seed), cell.steps)
+        belongs = description(run, cell.seed)
+        checkpoint.newest(folder, lambda step: checkpoint.check(folder, step, belongs, cell.steps))
     return done
 
 

@@ -57,6 +57,11 @@ def agreed(value: bool) -> bool:
     return bool(multihost_utils.broadcast_one_to_all(np.asarray(value))) if jax.process_count() > 1 else value
 
 
+def any_of_all(value: bool) -> bool:
+    """Whether any process says so."""
+    return bool(multihost_utils.process_allgather(np.asarray(value)).any()) if jax.process_count() > 1 else value
+
+
 def on_host(x: Any) -> np.ndarray:
     """An array whole on this process, wherever its parts lie."""
     if isinstance(x, jax.Array) and not x.is_fully_addressable and not x.is_fully_replicated:

@@ -1,25 +1,35 @@
 """Checkpoints, by Orbax v1: adapters, optimizer moments, key, data cursor, step, config, graph and lineage.
 
-Orbax stays in here.
+Orbax stays in here. It finds files that are cut or missing, and takes a wrong byte among the values of an array for what was
+saved; so each array's checksum travels along.
 """
 
+from collections.abc import Callable
 import contextlib
 import json
 from pathlib import Path
 import re
 import shutil
+from typing import TypeVar
 
 from absl import logging
 import jax
+import jax.numpy as jnp
 from orbax.checkpoint import v1 as ocp
 
-from neuromas_jax.parallel.distributed import is_first, together
+from neuromas_jax.parallel.distributed import any_of_all, is_first, together
 
 KEEP = 2
+T = TypeVar("T")
+SUMS = "checksums"  # beside the description: path of an array -> `_checksum`
 
 
 class CheckpointError(ValueError):
     """A checkpoint cannot be used: damaged, of another config or graph, or of a longer run."""
+
+
+class Damaged(CheckpointError):
+    """It cannot be read, or not as what was saved."""
 
 
 def fingerprint(description: dict) -> str:
@@ -30,7 +40,8 @@ def fingerprint(description: dict) -> str:
 def save(folder: Path, step: int, state, description: dict) -> None:
     """Writes `step_000050`; it appears whole or not at all. Older ones than the last `KEEP` go."""
     with quiet():
-        ocp.save(folder.resolve() / f"step_{step:06d}", state, custom_metadata=description, overwrite=True)
+        ocp.save(folder.resolve() / f"step_{step:06d}", state, custom_metadata={**description, SUMS: checksums(state)},
+                 overwrite=True)
     together("saved")
     for old in steps(folder)[:-KEEP] if is_first() else ():
         shutil.rmtree(folder / f"step_{old:06d}")
@@ -46,33 +57,31 @@ def steps(folder: Path) -> list[int]:
 
 
 def describe(folder: Path, step: int) -> dict:
-    """What a checkpoint says of itself. Raises CheckpointError if it cannot be read."""
+    """What a checkpoint says of itself. Raises Damaged if it cannot be read."""
     path = folder / f"step_{step:06d}"
     try:
         with quiet():
-            return ocp.metadata(path.resolve()).custom_metadata
+            return ocp.metadata(path.resolve()).custom_metadata or {}
     except Exception as error:  # Orbax raises whatever its file readers raise
-        raise CheckpointError(f"checkpoint {path} cannot be read ({error}); {remedy(folder)}") from error
+        raise Damaged(f"checkpoint {path} cannot be read ({error})") from error
 
 
-def newest(folder: Path, description: dict, most: int) -> int | None:
-    """Step of the newest checkpoint, None if there is none. Its arrays are not read.
+def check(folder: Path, step: int, description: dict, most: int) -> None:
+    """Looks at what a checkpoint says of itself; its arrays are not read.
 
     Args:
       folder: what `save` wrote to.
-      description: what the checkpoint must belong to.
+      step: of the checkpoint.
+      description: what it must belong to.
       most: steps that the run asks for.
 
     Raises:
-      CheckpointError: it belongs to another config or graph, is past `most`, or does not say what it belongs to.
+      Damaged: it does not say what it belongs to.
+      CheckpointError: it belongs to another config or graph, or is past `most`.
     """
-    found = steps(folder)
-    if not found:
-        return None
-    step, path = found[-1], folder / f"step_{found[-1]:06d}"
-    stored = describe(folder, step)
-    if not stored or set(description) - set(stored):
-        raise CheckpointError(f"checkpoint {path} does not say what it belongs to, so it is damaged; {remedy(folder)}")
+    path, stored = folder / f"step_{step:06d}", describe(folder, step)
+    if set(description) - set(stored):
+        raise Damaged(f"checkpoint {path} does not say what it belongs to")
     for name, value in description.items():
         if fingerprint({name: value}) != fingerprint({name: stored.get(name)}):
             raise CheckpointError(
@@ -82,22 +91,40 @@ def newest(folder: Path, description: dict, most: int) -> int | None:
     if step > most:
         raise CheckpointError(f"{path} was trained for {step} steps, this config asks for {most}; "
                               "give another --workdir, or as many steps")
-    return step
+
+
+def newest(folder: Path, use: Callable[[int], T]) -> T | None:
+    """What `use` makes of the newest checkpoint that is whole, None where there is none at all.
+
+    One for which `use` raises Damaged, in whichever process, is skipped with a warning.
+
+    Raises:
+      CheckpointError: none is whole, or what `use` raises. Nothing is changed on disk.
+    """
+    damaged = None
+    for step in reversed(steps(folder)):
+        found, failed = None, None
+        try:
+            found = use(step)
+        except Damaged as error:
+            failed = error
+        if not any_of_all(failed is not None):
+            return found
+        damaged = failed or Damaged(f"checkpoint {folder}/step_{step:06d} cannot be read by another process")
+        logging.warning("%s; an older one is looked for", damaged)
+    if damaged:
+        raise CheckpointError(f"{damaged}, and no older one is whole; remove {folder} to start again") from damaged
+    return None
 
 
 def restore(folder: Path, like, description: dict, most: int):
-    """The newest checkpoint, as arrays like those of `like`; see `newest` for the other arguments.
+    """The newest whole checkpoint, as arrays like those of `like`, or None if there is none; see `check` and `newest`."""
 
-    Returns:
-      (step, state), or None if there is no checkpoint.
+    def use(step):
+        check(folder, step, description, most)
+        return load(folder, step, like)
 
-    Raises:
-      CheckpointError: it belongs to another config or graph, is past `most`, or is damaged. Nothing is changed on disk.
-    """
-    step = newest(folder, description, most)
-    if step is None:
-        return None
-    return step, load(folder, step, like)
+    return newest(folder, use)
 
 
 SKIPPED = ocp.PLACEHOLDER
@@ -107,22 +134,42 @@ SKIPPED = ocp.PLACEHOLDER
 def load(folder: Path, step: int, like):
     """The arrays of one checkpoint, each read straight to where that of `like` lives; leaves that are `SKIPPED` stay so.
 
-    Raises CheckpointError if it is damaged or holds other arrays.
+    Raises Damaged if it cannot be read, holds other arrays, or not what was saved.
     """
     path = folder / f"step_{step:06d}"
     abstract = jax.tree.map(
         lambda x: x if x is SKIPPED else jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like)
     try:
         with quiet():
-            return ocp.load(path.resolve(), abstract)
+            state = ocp.load(path.resolve(), abstract)
     except Exception as error:
         first = str(error).strip().split("\n")[0][:200]  # Orbax goes on with pages of array specifications
-        raise CheckpointError(f"checkpoint {path} is damaged ({first}); {remedy(folder)}") from error
+        raise Damaged(f"checkpoint {path} is damaged ({first})") from error
+    wanted = describe(folder, step).get(SUMS, {})  # none in those of before there were checksums
+    wrong = [name for name, found in checksums(state).items() if wanted.get(name, found) != found]
+    if wrong:
+        raise Damaged(f"checkpoint {path} is damaged (array {wrong[0]} is not what was saved)")
+    return state
 
 
-def remedy(folder: Path) -> str:
-    """What to do where the newest checkpoint is of no use."""
-    return f"remove that folder to {'go on from an older one' if len(steps(folder)) > 1 else 'start again'}"
+def checksums(state) -> dict[str, int]:
+    """Path of every array -> a number of 32 bits that another value anywhere in it, or another order, would change.
+
+    Ours: the bits of each entry times an odd number of its place, summed where the array lies. A sum of whole numbers has no
+    order, so any mesh and any number of processes find the same.
+    """
+    return {jax.tree_util.keystr(path): int(_checksum(leaf)) for path, leaf in jax.tree_util.tree_leaves_with_path(state)
+            if leaf is not SKIPPED}
+
+
+@jax.jit
+def _checksum(x: jax.Array) -> jax.Array:
+    x = jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x
+    bits = jax.lax.bitcast_convert_type(x, f"uint{8 * x.dtype.itemsize}").astype(jnp.uint32)
+    place = jnp.zeros(x.shape, jnp.uint32)
+    for axis, size in enumerate(x.shape):
+        place = place * jnp.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, x.shape, axis)
+    return (bits * (place * jnp.uint32(2_654_435_762) + jnp.uint32(1))).sum(dtype=jnp.uint32)
 
 
 @contextlib.contextmanager

@@ -174,15 +174,14 @@ def train(
     Raises:
       NonFinite: with the step and the node; checkpoints are left as they are.
       preemption.Preempted: SIGTERM came, and the step after which it was heard is saved.
-      checkpoint.CheckpointError: the folder holds another run's checkpoint, one past `steps`, or a damaged one.
+      checkpoint.CheckpointError: the folder holds another run's checkpoint, one past `steps`, or none that is whole.
     """
     run, training = compiled.run, compiled.run.config.training
     batch_size, group = run.config.rollout.questions, run.config.rollout.group
     state = start.state if start else init_state(run, seed)
     belongs = description(run, seed, start.lineage if start else [])
     found = checkpoint.restore(folder / "checkpoints", compiled.everywhere(state), belongs, steps)
-    if found:
-        state = found[1]
+    state = found or state
     validation = distinct_questions(run.target, "validation", None, training.validation_questions)
     own = distinct_questions(run.task, "validation", None, training.validation_questions)
     keep = no_interventions(run.method.graph, batch_size, group)

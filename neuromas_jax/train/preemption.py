@@ -7,9 +7,7 @@ import os
 import signal
 import subprocess
 
-import jax
-from jax.experimental import multihost_utils
-import numpy as np
+from neuromas_jax.parallel.distributed import any_of_all
 
 EXIT = 75  # EX_TEMPFAIL of sysexits.h: the same command will go on
 
@@ -47,6 +45,4 @@ def training():
 
 def asked() -> bool:
     """Whether SIGTERM has come, to whichever of a run's processes; all of them hear of it after the same step."""
-    if jax.process_count() == 1:
-        return _state["asked"]
-    return bool(multihost_utils.process_allgather(np.asarray(_state["asked"])).any())
+    return any_of_all(_state["asked"])

@@ -1,6 +1,7 @@
 """Training in stages: each stage's graph grows out of the one before, and a lineage record tells how (`graph.lineage`)."""
 
 from collections.abc import Callable, Sequence
+import contextlib
 import dataclasses
 import json
 from pathlib import Path
@@ -196,10 +197,10 @@ def resumed_start(parent: Parent, compiled: Compiled, folder: Path, seed: int) -
     Raises:
       CheckpointError: the checkpoint grew out of something else.
     """
-    found = checkpoint.steps(folder / "checkpoints")
-    if not found:
+    stored = checkpoint.newest(folder / "checkpoints", lambda step: checkpoint.describe(folder / "checkpoints", step))
+    if stored is None:
         return None
-    stored = checkpoint.describe(folder / "checkpoints", found[-1]).get("lineage") or [{}]
+    stored = stored.get("lineage") or [{}]
     wanted = [*parent.lineage, expected_record(parent, compiled.run)]
     static = [{name: record.get(name) for name in want} for record, want in zip(stored, wanted)]
     if checkpoint.fingerprint({"": static}) != checkpoint.fingerprint({"": json.loads(json.dumps(wanted))}):
@@ -267,9 +268,20 @@ def load_parent(stored: Stored, run: Run, programs: Callable[[Run], Compiled]) -
     like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here),
                         jax.eval_shape(lambda: init_state(stored.run, 0)))
     skipped = checkpoint.SKIPPED
-    loaded = checkpoint.load(stored.folder, stored.step, dataclasses.replace(like, key=skipped, step=skipped))
+    with of_parent():
+        loaded = checkpoint.load(stored.folder, stored.step, dataclasses.replace(like, key=skipped, step=skipped))
     return Parent(programs(stored.run), loaded.learner, int(loaded.cursor), stored.samples, stored.lineage,
                   str(stored.folder / f"step_{stored.step:06d}"))
+
+
+@contextlib.contextmanager
+def of_parent():
+    """A block that reads a parent, of which no older checkpoint is taken unasked: it would be another parent."""
+    try:
+        yield
+    except checkpoint.Damaged as error:
+        raise checkpoint.CheckpointError(f"{error}; remove that folder to grow from an older one, or give another init_from"
+                                         ) from error
 
 
 def read_stored(run: Run, folder: Path) -> Stored:
@@ -279,7 +291,8 @@ def read_stored(run: Run, folder: Path) -> Stored:
       CheckpointError: it cannot be read, does not say what it holds, or is of another backbone, prompt or adapters.
     """
     step = checkpoint.steps(folder)[-1]
-    stored = checkpoint.describe(folder, step)
+    with of_parent():
+        stored = checkpoint.describe(folder, step)
     place = folder / f"step_{step:06d}"
     try:
         graph = stored["graph"]
