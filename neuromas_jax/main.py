@@ -109,8 +109,12 @@ def main(arguments):
         sys.exit(preemption.EXIT)
     except (ValueError, FloatingPointError, RuntimeError, OSError) as error:
         logging.exception("stopped")
+        if distributed.lost(error):
+            print(f"another process of this run is gone, its own log says why ({error}); the same command, given to all "
+                  "processes again, goes on from the last checkpoints", file=sys.stderr)
+            distributed.end(preemption.EXIT)
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
+        distributed.end(1)
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from the last checkpoints", file=sys.stderr)
         sys.exit(130)

@@ -8,6 +8,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import time
 
 import jax
 import numpy as np
@@ -17,6 +18,7 @@ from safetensors.numpy import load_file
 from neuromas_jax.backbone import init_backbone, save_backbone
 from neuromas_jax.backbone.hub import EMBEDDED
 from neuromas_jax.parallel import distributed
+from neuromas_jax.train import checkpoint, preemption
 from tests.tiny import tiny_config
 
 ROOT = Path(__file__).parents[1]
@@ -41,17 +43,23 @@ def free_port():
         return found.getsockname()[1]
 
 
-def run(folder, workdir, mesh, processes, devices, steps=4):
-    """Starts the command in so many processes with so many devices each, and waits for all."""
+def start(folder, workdir, mesh, processes, devices, steps=4):
+    """Starts the command in so many processes with so many devices each."""
     config = folder / f"config_{steps}_{mesh}.py"
     config.write_text(CONFIG.format(backbone=str(folder / "model"), mesh=mesh, steps=steps))
     flags = os.environ.get("XLA_FLAGS", "") + f" --xla_force_host_platform_device_count={devices}"
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
     if processes > 1:
         environment |= {"JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{free_port()}", "JAX_NUM_PROCESSES": str(processes)}
-    command = [sys.executable, "-m", "neuromas_jax.main", f"--config={config}", f"--workdir={workdir}", "--compilation_cache="]
-    started = [subprocess.Popen(command, cwd=ROOT, env={**environment, "JAX_PROCESS_ID": str(number)}, text=True,
-                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT) for number in range(processes)]
+    command = [sys.executable, "-m", "neuromas_jax.main", f"--config={config}", f"--workdir={workdir}",
+               "--compilation_cache=~/.cache/neuromas_jax/tests"]
+    return [subprocess.Popen(command, cwd=ROOT, env={**environment, "JAX_PROCESS_ID": str(number)}, text=True,
+                             stdout=subprocess.PIPE, stderr=subprocess.STDOUT) for number in range(processes)]
+
+
+def run(*arguments, **options):
+    """Starts the processes and waits for all; what they said."""
+    started = start(*arguments, **options)
     said = [process.communicate(timeout=550)[0] for process in started]
     assert all(process.returncode == 0 for process in started), said[0][-3000:]
     return said
@@ -79,11 +87,8 @@ def left(workdir):
 @pytest.mark.slow
 @pytest.mark.parametrize("mesh, processes", [("data=2", 2), ("node=2,data=2", 4)])
 def test_many_processes_do_what_one_does(folder, tmp_path, mesh, processes):
-    """Same messages for the same keys, same update to rounding; the first process alone writes and prints. Two of them are
-    stopped between."""
+    """Same messages for the same keys, same update to rounding; the first process alone writes and prints."""
     run(folder, tmp_path / "one", mesh, 1, processes)
-    if processes == 2:
-        run(folder, tmp_path / "many", mesh, processes, 1, steps=2)
     said = run(folder, tmp_path / "many", mesh, processes, 1)
     (metrics, episodes, bank), (wanted, texts, one) = left(tmp_path / "many"), left(tmp_path / "one")
     assert episodes == texts and [record["step"] for record in metrics] == [1, 2, 4]
@@ -96,6 +101,28 @@ def test_many_processes_do_what_one_does(folder, tmp_path, mesh, processes):
                for name in ("one", "many")]
     assert results[0] == results[1]
     assert not list(tmp_path.rglob(".[0-9]*"))  # nothing half written is left
+
+
+@pytest.mark.slow
+def test_a_process_that_dies_ends_the_others_and_the_run_goes_on(folder, tmp_path):
+    """The one that is left says so at once, with the status that launchers start a run again on; first the second dies, then the
+    first, which the others wait for."""
+    checkpoints, step = tmp_path / "many" / "train" / "listops" / "graph_seed0" / "checkpoints", 0
+    for killed in (1, 0):
+        processes = start(folder, tmp_path / "many", "data=2", 2, 1, steps=1000)
+        until = time.monotonic() + 500
+        while not checkpoint.steps(checkpoints) or checkpoint.steps(checkpoints)[-1] < step + 2:
+            assert all(process.poll() is None for process in processes) and time.monotonic() < until
+            time.sleep(0.02)
+        processes.pop(killed).kill()
+        said = processes[0].communicate(timeout=60)[0]
+        assert processes[0].returncode == preemption.EXIT and "another process of this run is gone, its own log says why" in said
+        step = checkpoint.steps(checkpoints)[-1]
+        assert 2 <= step < 1000
+    run(folder, tmp_path / "many", "data=2", 2, 1, steps=step + 2)
+    run(folder, tmp_path / "one", "data=2", 1, 2, steps=step + 2)
+    for name, array in left(tmp_path / "one")[2].items():
+        np.testing.assert_allclose(left(tmp_path / "many")[2][name], array, rtol=2e-3, atol=2e-5)
 
 
 @pytest.mark.parametrize("environment, message", [

@@ -5,6 +5,8 @@ before it has, and it does not begin before all others have arrived, so that wha
 """
 
 import os
+import re
+import sys
 from typing import Any
 
 import jax
@@ -55,6 +57,22 @@ def together(place: str = "here") -> None:
 def agreed(value: bool) -> bool:
     """What the first process says."""
     return bool(multihost_utils.broadcast_one_to_all(np.asarray(value))) if jax.process_count() > 1 else value
+
+
+def lost(error: Exception) -> bool:
+    """Whether an error says that another process of the run is gone: a status of those with which XLA reports what became of a
+    message to it."""
+    return jax.process_count() > 1 and re.match(r"(UNKNOWN: Gloo|UNAVAILABLE|ABORTED|DEADLINE_EXCEEDED)", str(error)) is not None
+
+
+def end(status: int) -> None:
+    """Ends the program. One of many processes goes at once: JAX's own way out waits for all, a minute for one that is gone, and
+    then aborts."""
+    if jax.process_count() > 1:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
 
 
 def any_of_all(value: bool) -> bool:

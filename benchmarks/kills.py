@@ -1,0 +1,89 @@
+"""Kills a small run at random moments and starts it again each time: `python -m benchmarks.kills --kills=20 --seed=0`.
+
+The run must end with the same bytes in its adapters and the same numbers in its metrics as one that nobody disturbed; raises
+AssertionError where it does not.
+"""
+
+import argparse
+import json
+import os
+from pathlib import Path
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+
+import jax
+
+CONFIG = """
+import ml_collections
+
+def get_config():
+    config = ml_collections.ConfigDict()
+    config.families = dict(listops=dict(options=dict(depths=(2, 3), weights=(0.5, 0.5), held_out_depth=4), buckets=(48,)))
+    config.methods = ("graph",)
+    config.graph = dict(topology="2-1")
+    config.rollout = dict(questions=8, group=8)
+    config.learning_rate = dict(default=2e-3)
+    config.training = dict(steps=STEPS, evaluate_every=4, checkpoint_every=1, validation_questions=4)
+    config.test_questions = 4
+    return config
+"""
+
+
+def start(folder: Path, name: str) -> subprocess.Popen:
+    command = [sys.executable, "-m", "neuromas_jax.main", f"--config={folder}/config.py", f"--workdir={folder}/{name}",
+               f"--compilation_cache={folder}/cache"]
+    with open(folder / f"{name}.log", "a") as log:
+        return subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+
+
+def results(folder: Path, name: str) -> tuple[bytes, list]:
+    """Adapters, and metrics without what depends on the clock."""
+    cell = folder / name / "train" / "listops" / "graph_seed0"
+    lines = [json.loads(line) for line in (cell / "metrics.jsonl").read_text().splitlines()]
+    kept = [{field: line[field] for field in ("step", "accuracy", "nodes")} for line in lines]
+    return (cell / "adapters.safetensors").read_bytes(), kept
+
+
+def finish(folder: Path, name: str) -> float:
+    started = time.monotonic()
+    if start(folder, name).wait():
+        raise AssertionError((folder / f"{name}.log").read_text()[-2000:])
+    return time.monotonic() - started
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--kills", type=int, default=20)
+    arguments.add_argument("--seed", type=int, default=0)
+    arguments.add_argument("--steps", type=int, default=40)
+    given = arguments.parse_args()
+    draw = random.Random(given.seed)
+    with tempfile.TemporaryDirectory() as text:
+        folder, at = Path(text), []
+        (folder / "config.py").write_text(CONFIG.replace("STEPS", str(given.steps)))
+        finish(folder, "first")  # fills the cache of compiled programs
+        seconds = finish(folder, "whole")
+        checkpoints = folder / "killed" / "train" / "listops" / "graph_seed0" / "checkpoints"
+        while len(at) < given.kills:
+            process = start(folder, "killed")
+            try:
+                process.wait(timeout=draw.uniform(0, 0.9 * seconds))
+                raise AssertionError(f"the run ended after {len(at)} kills; give more --steps")
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+            found = checkpoints.iterdir() if checkpoints.is_dir() else ()
+            at.append(max((path.name for path in found if path.name[5:].isdigit()), default="none"))
+        finish(folder, "killed")
+        assert results(folder, "killed") == results(folder, "whole"), "it ended otherwise than the run that nobody disturbed"
+        assert results(folder, "first") == results(folder, "whole")
+    print(f"jax {jax.__version__}: a run of {given.steps} steps, {seconds:.0f} s; {given.kills} kills, newest checkpoints then: "
+          + ", ".join(name.removeprefix("step_").lstrip("0") for name in at) + "; ended with the same adapters and metrics")
+
+
+if __name__ == "__main__":
+    main()
