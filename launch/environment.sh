@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Sourced by launch/local.sh and tests/run.sh: makes or reuses .venv and installs the package once.
 # usage: source launch/environment.sh EXTRAS     (EXTRAS such as "cpu" or "cpu,test")
 

@@ -6,6 +6,7 @@ case "$extra" in
   cpu | tpu | cuda) ;;
   *) echo "EXTRA=$extra is not known; allowed are cpu, tpu, cuda: EXTRA=tpu bash $0" >&2 && exit 2 ;;
 esac
+# shellcheck source=launch/environment.sh
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh" "$extra"
 config=--config=configs/quickstart.py workdir=--workdir=runs/quickstart
 for flag in "$@"; do  # a flag given by hand takes the place of its default

@@ -16,6 +16,7 @@ from neuromas_jax.rl.objective import Objective
 from neuromas_jax.rl.update import Optimizer
 from neuromas_jax.settings import EXAMPLES, nearest, section, value_of
 from neuromas_jax.text.prompt import PromptTemplate, check_template
+from neuromas_jax.train.profile import parse_steps
 
 TOO_LONG = ("error", "skip")
 OPTIONS = {  # of tasks, which check the rest themselves
@@ -71,7 +72,8 @@ class TrainingConfig:
     """steps of training; validation and the per-node numbers every `evaluate_every`; checkpoints every `checkpoint_every`.
 
     What blanking each node's message costs is measured every `influence_every` steps, a multiple of `evaluate_every`; by default
-    each time, and it asks as many evaluations as the graph has nodes.
+    each time, and it asks as many evaluations as the graph has nodes. `profile_steps`, such as "10:13", are traced; see
+    `train.profile`.
     """
 
     steps: int = 150
@@ -79,6 +81,7 @@ class TrainingConfig:
     influence_every: int | None = None
     checkpoint_every: int = 50
     validation_questions: int = 128
+    profile_steps: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -313,6 +316,7 @@ def _check_stages(config: Config, name: str, family: FamilyConfig) -> None:
 def _check(config: Config) -> None:
     check_template(config.prompt)
     parse_mesh(config.mesh)
+    parse_steps(config.training.profile_steps)
     families = config.families.items()
     for name, value, low in (
         ("rollout.questions", config.rollout.questions, 1), ("rollout.group", config.rollout.group, 1),

@@ -14,6 +14,7 @@ from neuromas_jax.train import checkpoint, metrics
 from neuromas_jax.train.loop import Window, cut_episodes, train, write_episodes
 from neuromas_jax.train.metrics import whole
 from neuromas_jax.train.metrics import Metrics, cut_log, read_log, read_metrics
+from neuromas_jax.train.profile import Profile, parse_steps
 from tests.test_bad_input import compiled  # noqa: F401  (a tiny run whose programs are compiled once)
 from tests.tiny import tokenizer
 
@@ -123,3 +124,20 @@ def test_steps_that_no_record_counts_are_made_up_for():
     """Killed after step 9 of a checkpoint at 8, with records every 5: the second one counts two steps of five."""
     records = [dict(step=5, steps=5, tokens=50), dict(step=10, steps=2, tokens=20), dict(step=15, steps=5, tokens=40)]
     assert whole(records, "tokens") == [50, 50, 40] and whole(records, "read_tokens") == [0, 0, 0]
+
+
+def test_the_steps_that_are_asked_for_are_traced(tmp_path):
+    import jax.numpy as jnp
+
+    profile = Profile(tmp_path, "2:4")
+    for step in (1, 2, 3, 4):
+        profile.before(step)
+        assert profile._running == (step in (2, 3))
+        jnp.ones(3).sum().block_until_ready()
+    assert list(tmp_path.glob("profile/plugins/profile/*/*.xplane.pb"))
+
+
+@pytest.mark.parametrize("text", ["10", "3:3", "0:2", "a:b"])
+def test_steps_to_trace_that_mean_nothing(text):
+    with pytest.raises(ValueError, match=f"'training.profile_steps' is '{text}'; it must be two steps, first:end, such as '10:13'"):
+        parse_steps(text)

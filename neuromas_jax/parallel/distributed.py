@@ -18,7 +18,8 @@ def start() -> bool:
     """Joins the other processes where the environment says that there are some, before JAX starts; returns whether it does.
 
     It says so by JAX_COORDINATOR_ADDRESS with JAX_NUM_PROCESSES and JAX_PROCESS_ID, by the number of tasks of a Slurm
-    step or of Open MPI; or, on a Cloud TPU of many hosts, by the list of its workers.
+    step or of Open MPI; by the list of workers or of slices of a TPU in GKE; or by NEUROMAS_PROCESSES=auto, where JAX can ask
+    the machine itself, as on a Cloud TPU.
 
     Raises:
       ValueError: one of the three variables is missing or no number, or the others cannot be reached.
@@ -31,8 +32,9 @@ def start() -> bool:
             raise ValueError(f"JAX_COORDINATOR_ADDRESS is {address!r}, and with it JAX_NUM_PROCESSES and JAX_PROCESS_ID must be "
                              f"numbers ({error}); set all three, or none for a run of one process") from error
         options = dict(coordinator_address=address, num_processes=count, process_id=own)
-    elif (any(int(os.environ.get(name) or 1) > 1 for name in ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE"))
-          or "," in os.environ.get("TPU_WORKER_HOSTNAMES", "")):
+    elif (any(int(os.environ.get(name) or 1) > 1
+              for name in ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "MEGASCALE_NUM_SLICES"))
+          or "," in os.environ.get("TPU_WORKER_HOSTNAMES", "") or os.environ.get("NEUROMAS_PROCESSES") == "auto"):
         options = {}  # JAX knows these clusters
     else:
         return False

@@ -23,6 +23,7 @@ from neuromas_jax.train import checkpoint, preemption
 from neuromas_jax.train.batches import distinct_questions, next_batch
 from neuromas_jax.train.evaluate import evaluate, message_texts, states, truncated
 from neuromas_jax.train.metrics import Metrics, read_metrics
+from neuromas_jax.train.profile import Profile
 from neuromas_jax.train.run import Compiled, Run
 from neuromas_jax.train.sampling import sample_and_judge
 
@@ -186,13 +187,14 @@ def train(
     own = distinct_questions(run.task, "validation", None, training.validation_questions)
     keep = no_interventions(run.method.graph, batch_size, group)
     folder.mkdir(parents=True, exist_ok=True)
-    metrics = Metrics(folder, int(state.step), steps, title)
+    metrics, profile = Metrics(folder, int(state.step), steps, title), Profile(folder, training.profile_steps)
     cut_episodes(folder / "episodes.txt", int(state.step))
     window, patience = Window(), run.method.stages[0].stall if patience is None else patience
     over = stalled(folder, patience)
-    with preemption.training(), contextlib.closing(metrics):
+    with preemption.training(), contextlib.closing(metrics), contextlib.closing(profile):
         while int(state.step) < steps and not over:
             step = int(state.step)
+            profile.before(step + 1)
             key = jax.random.fold_in(state.key, 2)  # purpose: rollout
             learner = state.learner
             # 1. questions and what the graph writes

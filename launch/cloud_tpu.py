@@ -1,0 +1,137 @@
+"""Runs an experiment on a Cloud TPU of any number of hosts, by a queued resource.
+
+    python launch/cloud_tpu.py --name=mine --project=P --zone=us-east5-b --accelerator=v6e-16 --bucket=gs://B/neuromas --spot \
+        --watch --config=configs/pod.py [--smoke] [--dry_run] [-- --config.seed=1 ...]
+
+The bucket gets the committed code of this checkout and holds results, checkpoints and, if --compilation_cache says so, compiled
+programs. Each host mounts it, installs the code, joins the others and runs the experiment (`launch/tpu_host.sh`), again where it
+can go on. A spot TPU that is taken away has to be asked for anew: --watch does, until the run has ended, and then gives the TPU
+back.
+"""
+
+from collections.abc import Sequence
+import shlex
+import subprocess
+import sys
+import tempfile
+import time
+
+from absl import app, flags
+
+import common
+
+NAME = flags.DEFINE_string("name", None, "Of the run, of the queued resource and of its TPU.", required=True)
+PROJECT = flags.DEFINE_string("project", None, "Of Google Cloud.", required=True)
+ZONE = flags.DEFINE_string("zone", None, "Where there are TPUs of this kind.", required=True)
+ACCELERATOR = flags.DEFINE_string("accelerator", None, "Such as v6e-16, v5litepod-16 or v5p-128.", required=True)
+BUCKET = flags.DEFINE_string("bucket", None, "gs://bucket/folder for code and results; in the TPU's region.", required=True)
+RUNTIME = flags.DEFINE_string("runtime", "", "Runtime version of the hosts; by default the one for the accelerator.")
+SLICES = flags.DEFINE_integer("slices", 1, "So many TPUs of this kind, joined over the network.", lower_bound=1)
+SPOT = flags.DEFINE_bool("spot", False, "Cheaper, and may be taken away at any time.")
+RESTARTS = flags.DEFINE_integer("restarts", 100, "How often a run that ended early is started again on the same TPU.")
+WATCH = flags.DEFINE_bool("watch", False, "Stay: ask again for a TPU that was taken away, and give it back at the end.")
+
+RUNTIMES = {"v4": "tpu-ubuntu2204-base", "v5litepod": "v2-alpha-tpuv5-lite", "v5p": "v2-alpha-tpuv5", "v6e": "v2-alpha-tpuv6e"}
+LOST = ("SUSPENDED", "FAILED")
+SECONDS = 60.0  # between two looks of --watch
+
+
+def runtime(accelerator: str) -> str:
+    """Runtime version for an accelerator. Raises ValueError for one that is not known."""
+    kind = accelerator.split("-")[0]
+    if kind not in RUNTIMES:
+        raise ValueError(f"--accelerator={accelerator}: its runtime is not known, only those of {', '.join(RUNTIMES)}; give "
+                         "--runtime. A tpu7x is only had through GKE: launch/gke.py")
+    return RUNTIMES[kind]
+
+
+def place(bucket: str) -> tuple[str, str]:
+    """("bucket", "folder") of gs://bucket/folder. Raises ValueError for anything else."""
+    name, _, folder = bucket.removeprefix("gs://").strip("/").partition("/")
+    if not bucket.startswith("gs://") or not name or not folder:
+        raise ValueError(f"--bucket is {bucket!r}; it must be gs://BUCKET/FOLDER")
+    return name, folder
+
+
+def host_script(revision: str, rest: Sequence[str]) -> str:
+    """What a host runs when it starts: settings, then `launch/tpu_host.sh`."""
+    bucket, folder = place(BUCKET.value)
+    folder = f"{folder}/{NAME.value}"
+    command = common.command(f"/mnt/neuromas_jax/{folder}", rest)
+    settings = dict(BUCKET=bucket, FOLDER=folder, REVISION=revision, RESTARTS=str(RESTARTS.value))
+    with open("launch/tpu_host.sh", encoding="utf-8") as file:
+        first, script = file.read().split("\n", 1)
+    lines = [f"{key}={shlex.quote(value)}" for key, value in settings.items()]
+    return "\n".join([first, *lines, f"set -- {shlex.join(command)}", script])
+
+
+def where() -> list[str]:
+    return [f"--project={PROJECT.value}", f"--zone={ZONE.value}"]
+
+
+def send(revision: str, archive: str) -> list[list[str]]:
+    """Commands that put the committed code into the bucket."""
+    return [["git", "archive", "--format=tar.gz", f"--output={archive}", revision],
+            ["gcloud", "storage", "cp", archive, f"{BUCKET.value.rstrip('/')}/{NAME.value}/source/{revision}.tar.gz"]]
+
+
+def create(script: str) -> list[str]:
+    nodes = [f"--node-id={NAME.value}"] if SLICES.value == 1 else [f"--node-count={SLICES.value}", f"--node-prefix={NAME.value}"]
+    return ["gcloud", "compute", "tpus", "queued-resources", "create", NAME.value, *nodes, *where(),
+            f"--accelerator-type={ACCELERATOR.value}", f"--runtime-version={RUNTIME.value or runtime(ACCELERATOR.value)}",
+            "--scopes=https://www.googleapis.com/auth/cloud-platform", f"--metadata-from-file=startup-script={script}",
+            *(["--spot"] if SPOT.value else [])]
+
+
+def delete() -> list[str]:
+    return ["gcloud", "compute", "tpus", "queued-resources", "delete", NAME.value, *where(), "--force", "--quiet"]
+
+
+def state() -> list[str]:
+    return ["gcloud", "compute", "tpus", "queued-resources", "describe", NAME.value, *where(), "--format=value(state.state)"]
+
+
+def statuses() -> list[str]:
+    return ["gcloud", "storage", "cat", f"{BUCKET.value.rstrip('/')}/{NAME.value}/status.*"]
+
+
+def watch(create_again: Sequence[str]) -> int:
+    """Waits for the run to end, asking for another TPU where one was taken away; the run's status."""
+    while True:
+        ended = subprocess.run(statuses(), capture_output=True, text=True)
+        if ended.returncode == 0 and ended.stdout.split():
+            common.run([delete()])
+            return max(map(int, ended.stdout.split()))
+        now = subprocess.run(state(), capture_output=True, text=True)
+        print(f"{NAME.value}: {now.stdout.strip() or now.stderr.strip()}", flush=True)
+        if now.stdout.strip() in LOST:
+            common.run([delete(), list(create_again)])
+        time.sleep(SECONDS)
+
+
+def main(arguments: Sequence[str]) -> None:
+    try:
+        place(BUCKET.value)
+        with tempfile.TemporaryDirectory() as folder:
+            revision = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+            if subprocess.run(["git", "status", "--porcelain", "-uno"], capture_output=True, text=True).stdout:
+                print("note: changes that are not committed are not sent", file=sys.stderr)
+            text, script, archive = host_script(revision, arguments[1:]), f"{folder}/startup.sh", f"{folder}/source.tar.gz"
+            with open(script, "w", encoding="utf-8") as file:
+                file.write(text)
+            wanted = create(script)
+            if common.DRY.value:
+                print(f"# {script}\n{text}")
+            common.run([*send(revision, archive), wanted])
+            if common.DRY.value:
+                return
+            if WATCH.value:
+                sys.exit(watch(wanted))
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    print(f"results: {BUCKET.value.rstrip('/')}/{NAME.value}; give the TPU back afterwards:\n{shlex.join(delete())}")
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,32 @@
+"""What the launchers share: the command that each process runs, and running a list of commands or only printing it."""
+
+from collections.abc import Sequence
+import shlex
+import subprocess
+import sys
+
+from absl import flags
+
+CONFIG = flags.DEFINE_string("config", "configs/quickstart.py", "The experiment, as for neuromas_jax.main.")
+SMOKE = flags.DEFINE_bool("smoke", False, "Run the smoke job instead: versions, devices, mesh and 20 steps of training.")
+CACHE = flags.DEFINE_string("compilation_cache", "", "Folder of compiled programs, gs:// too; on each host its own by default.")
+DRY = flags.DEFINE_bool("dry_run", False, "Print what would be run, and run nothing.")
+
+
+def command(workdir: str, rest: Sequence[str]) -> list[str]:
+    """Arguments of Python for one process of the run; `rest` goes on to `neuromas_jax.main`, such as --config.seed=1."""
+    cache = [f"--compilation_cache={CACHE.value}"] if CACHE.value else []
+    if SMOKE.value:
+        if rest:
+            raise ValueError(f"--smoke takes no other settings, and there is {rest[0]}; leave it out, or leave --smoke out")
+        return ["-m", "neuromas_jax.smoke", f"--workdir={workdir}/smoke", *cache]
+    return ["-m", "neuromas_jax.main", f"--config={CONFIG.value}", f"--workdir={workdir}", *cache, *rest]
+
+
+def run(commands: Sequence[Sequence[str]]) -> None:
+    """Prints commands as a shell reads them, and runs them unless it is a dry run. Ends the program where one fails, as it did."""
+    for one in commands:
+        print(shlex.join(one), flush=True)
+        if not DRY.value and (status := subprocess.run(one).returncode):
+            print(f"error: this ended with status {status}: {shlex.join(one)}", file=sys.stderr)
+            sys.exit(status)

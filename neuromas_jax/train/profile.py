@@ -1,0 +1,45 @@
+"""Traces of a few steps of training, for TensorBoard's profile page or Perfetto.
+
+    --config.training.profile_steps=10:13     # steps 10, 11 and 12, into the cell's folder `profile`
+
+Programs name their parts `shared`, for what all layers read of a question, and `layer0`, `layer1`, ...; the nodes of a layer run
+as one.
+"""
+
+from pathlib import Path
+
+import jax
+
+
+def parse_steps(text: str) -> range:
+    """`first:end`, counted from 1; none where it is empty. Raises ValueError for anything else."""
+    if not text:
+        return range(0)
+    try:
+        first, end = map(int, text.split(":"))
+    except ValueError:
+        first, end = 0, 0
+    if not 1 <= first < end:
+        raise ValueError(f"config key 'training.profile_steps' is {text!r}; it must be two steps, first:end, such as '10:13' for "
+                         "steps 10, 11 and 12, or ''")
+    return range(first, end)
+
+
+class Profile:
+    """Starts a trace before the first of the steps, and ends it after the last; each process writes its own."""
+
+    def __init__(self, folder: Path, text: str):
+        self._folder, self._steps, self._running = folder / "profile", parse_steps(text), False
+
+    def before(self, step: int) -> None:
+        """To be called before each step, with its number."""
+        if self._running and step not in self._steps:
+            self.close()
+        if not self._running and step in self._steps:
+            jax.profiler.start_trace(str(self._folder))
+            self._running = True
+
+    def close(self) -> None:
+        if self._running:
+            jax.profiler.stop_trace()
+            self._running = False
