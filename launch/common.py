@@ -24,7 +24,7 @@ def command(workdir: str, rest: Sequence[str]) -> list[str]:
 
 
 def run(commands: Sequence[Sequence[str]]) -> None:
-    """Prints commands as a shell reads them, and runs them unless it is a dry run. Ends the program where one fails, as it did."""
+    """Prints commands as a shell reads them, and runs them unless it is a dry run. Where one fails the program ends likewise."""
     for one in commands:
         print(shlex.join(one), flush=True)
         if not DRY.value and (status := subprocess.run(one).returncode):

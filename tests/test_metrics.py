@@ -139,5 +139,5 @@ def test_the_steps_that_are_asked_for_are_traced(tmp_path):
 
 @pytest.mark.parametrize("text", ["10", "3:3", "0:2", "a:b"])
 def test_steps_to_trace_that_mean_nothing(text):
-    with pytest.raises(ValueError, match=f"'training.profile_steps' is '{text}'; it must be two steps, first:end, such as '10:13'"):
+    with pytest.raises(ValueError, match=f"'training.profile_steps' is '{text}'; it must be two steps, first:end, such as"):
         parse_steps(text)
