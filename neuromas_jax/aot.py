@@ -8,6 +8,7 @@ sizes below, with the embedded tokenizer. `config.mesh` is taken as it is, "auto
 
 import dataclasses
 import math
+import re
 import sys
 import time
 
@@ -45,12 +46,12 @@ SHAPES = {  # of the models' own config.json
 
 @dataclasses.dataclass(frozen=True)
 class Account:
-    """What a device does in one of the two programs.
+    """What a device does in one of the two programs, or would, were there room for it.
 
     Attributes:
       arguments, temporary, peak: bytes; `peak` is of all that is held at once, donated arguments once.
       donated: bytes of arguments whose place results take.
-      cost: of one run of the program, loops times their trips.
+      cost: of one run of the program, loops times their trips; None where XLA found no room and gave `temporary` alone.
       ideal: floating point operations that the algorithm needs, all devices together.
       seconds: to compile it.
     """
@@ -59,7 +60,7 @@ class Account:
     temporary: float
     peak: float
     donated: float
-    cost: Cost
+    cost: Cost | None
     ideal: float
     seconds: float
 
@@ -121,8 +122,17 @@ def account(run: Run, mesh) -> dict[str, Account]:
         ("rollout", roll, (bank, questions, keep, key), {}),
         ("update", learn, (state, episodes, rewards), compiled.learned(state)),
     ):
-        started = time.perf_counter()
-        program = compiled.lower(function, backbone, *map(laid, given), **options).compile()
+        started, given = time.perf_counter(), (backbone, *map(laid, given))
+        try:
+            program = compiled.lower(function, *given, **options).compile()
+        except jax.errors.JaxRuntimeError as error:
+            size = re.search(r"RESOURCE_EXHAUSTED.*?\(([\d.]+)([GMT])\)", str(error), re.DOTALL)
+            if not size:
+                raise
+            own = sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(given))
+            wanted = float(size[1]) * 2 ** {"M": 20, "G": 30, "T": 40}[size[2]]
+            found[name] = Account(own, wanted, own + wanted, 0, None, ideal[name], time.perf_counter() - started)
+            continue
         memory = program.memory_analysis()
         peak = memory.argument_size_in_bytes + memory.temp_size_in_bytes + (
             memory.output_size_in_bytes - memory.alias_size_in_bytes)
@@ -165,7 +175,7 @@ def ideal_flops(run: Run) -> dict[str, float]:
 def blame(run: Run, accounts: dict[str, Account], mesh, chip: Chip) -> str:
     """Which array is to blame for what does not fit, and which knob makes it smaller; "" where all fits."""
     worst = max(accounts, key=lambda name: accounts[name].peak)
-    if accounts[worst].peak <= chip.memory:
+    if accounts[worst].peak <= chip.memory and all(one.cost for one in accounts.values()):
         return ""
     weights = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(run.parts.backbone.params)) / mesh.shape["model"]
     weights /= mesh.shape["data"] if run.config.fsdp else 1
@@ -185,6 +195,11 @@ def report(run: Run, accounts: dict[str, Account], mesh, chip: Chip, why: str) -
     lines = [f"graph {run.method.graph}, {run.method.graph.size} nodes; {devices} devices; mesh "
              + ", ".join(f"{axis}={size}" for axis, size in mesh.shape.items()), why]
     for name, one in accounts.items():
+        if one.cost is None:
+            lines += [f"{name}: XLA compiles no program for it, after {one.seconds:.0f} s",
+                      f"  memory of a device, GiB: arguments {one.arguments / GIB:.2f}, temporaries {one.temporary / GIB:.2f} of "
+                      f"{chip.memory / GIB:.0f}"]
+            continue
         times = one.times(chip)
         binds = max(times, key=times.get)
         sent = ", ".join(f"{kind} {count:.0f} times, {size / 2**20:.1f} MiB in all"
@@ -220,7 +235,9 @@ def main(arguments):
                              "--config.name=value")
     try:
         run, mesh, chip, why = plan(parse(_CONFIG.value), _TOPOLOGY.value, _SHAPE.value, _SLICES.value)
-        print(report(run, account(run, mesh), mesh, chip, why))
+        accounts = account(run, mesh)
+        print(report(run, accounts, mesh, chip, why))
+        sys.exit(1 if blame(run, accounts, mesh, chip) else 0)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

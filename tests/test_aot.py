@@ -81,6 +81,19 @@ def test_messages_are_the_one_thing_that_grows_with_messages():
 
 @needs_libtpu
 @pytest.mark.slow
+def test_a_plan_without_room_names_what_is_to_blame():
+    """Long prompts of many nodes at once: XLA compiles no program, and the report says which arrays, and what to change."""
+    command = [sys.executable, "-m", "neuromas_jax.aot", "--config=configs/pod.py", "--topology=v5e:2x2", "--shape=qwen3-0.6b",
+               "--config.remat=False", "--config.rollout.microbatch=128"]
+    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[1],
+                          env={**environment, "JAX_PLATFORMS": "cpu"})
+    assert done.returncode == 1 and "update: XLA compiles no program for it" in done.stdout, done.stdout + done.stderr[-2000:]
+    assert "update needs" in done.stdout and "set config.remat=True, or a smaller config.rollout.microbatch" in done.stdout
+
+
+@needs_libtpu
+@pytest.mark.slow
 def test_splash_attention_compiles_forward_and_backward():
     found, _ = compiled("v5e:2x2", "data=4", attention="splash")
     assert found["update"]["donated"] > 0

@@ -1,0 +1,98 @@
+"""What pods would do, by ahead-of-time compilation (extra `tpu`, no TPU): `python -m benchmarks.pods [--shapes=qwen3-0.6b,...]
+[--nodes=3,7,64,1024] [--chips=16,64,256,1024]`. Writes `results/pods.jsonl`, a line a plan, and the tables of `docs/pods.md`.
+
+Slices of v5p; `configs/pod.py` with two questions in groups of eight for each chip, so that the batch grows with the pod. A plan
+that is in the file already is not compiled again; each has a process of its own.
+"""
+
+import argparse
+import dataclasses
+import json
+from pathlib import Path
+import subprocess
+import sys
+
+ROOT = Path(__file__).parents[1]
+RESULTS, PAGE = ROOT / "results" / "pods.jsonl", ROOT / "docs" / "pods.md"
+TOPOLOGIES = {16: "v5p:2x2x4", 64: "v5p:4x4x4", 256: "v5p:4x8x8", 1024: "v5p:8x8x16"}
+GRAPHS = {3: "2-1", 7: "4-2-1", 64: "32-..-1-1", 1024: "512-..-1-1"}
+MARK = "<!-- tables by benchmarks/pods.py -->"
+
+
+def measure(shape: str, nodes: int, chips: int) -> dict:
+    """One plan, in this process."""
+    import jax
+
+    from configs.pod import get_config
+    from neuromas_jax import aot
+    from neuromas_jax.config import parse
+
+    config = get_config()
+    config.families.listops.topology = GRAPHS[nodes]
+    config.rollout = dict(questions=2 * chips, group=8, microbatch=2 * chips)
+    run, mesh, chip, why = aot.plan(parse(config), TOPOLOGIES[chips], shape)
+    accounts = aot.account(run, mesh)
+    plan = {"shape": shape, "nodes": nodes, "chips": chips, "topology": TOPOLOGIES[chips], "mesh": dict(mesh.shape),
+            "jax": jax.__version__, "blame": aot.blame(run, accounts, mesh, chip), "memory": chip.memory}
+    for name, one in accounts.items():
+        times = one.times(chip) if one.cost else {}
+        plan[name] = {"peak": one.peak, "compile_seconds": round(one.seconds, 1)} | (
+            {"operations": one.cost.flops * chips / one.ideal, "seconds": max(times.values()), "times": times,
+             "cost": dataclasses.asdict(one.cost)} if one.cost else {})
+    return plan
+
+
+def table(plans: list[dict]) -> str:
+    lines = []
+    for shape in dict.fromkeys(plan["shape"] for plan in plans):
+        lines += [f"\n### {shape}\n", "| nodes | chips | mesh (node, data, model) | peak GiB of 95 | operations / ideal: rollout, update | "
+                  "seconds at least: rollout, update | bound by | against 16 chips |", "| --- | --- | --- | --- | --- | --- | --- | --- |"]
+        for plan in sorted((one for one in plans if one["shape"] == shape), key=lambda one: (one["nodes"], one["chips"])):
+            parts = plan["rollout"], plan["update"]
+            mesh = ", ".join(str(plan["mesh"][axis]) for axis in ("node", "data", "model"))
+            peak = max(part["peak"] for part in parts) / 2**30
+            if plan["blame"]:
+                lines.append(f"| {plan['nodes']:,} | {plan['chips']:,} | {mesh} | does not fit: {peak:.0f} | | | | |")
+                continue
+            first = next((one for one in plans if (one["shape"], one["nodes"], one["chips"]) == (shape, plan["nodes"], 16)), None)
+            whole = sum(part["seconds"] for part in parts)
+            against = f"{whole / sum(first[name]['seconds'] for name in ('rollout', 'update')):.2f}" if first and not first["blame"] else ""
+            binds = ", ".join(max(part["times"], key=part["times"].get) for part in parts)
+            lines.append(f"| {plan['nodes']:,} | {plan['chips']:,} | {mesh} | {peak:.1f} | "
+                         + ", ".join(f"{part['operations']:.2f}" for part in parts) + " | "
+                         + ", ".join(f"{part['seconds']:.3g}" for part in parts) + f" | {binds} | {against} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--shapes", default="qwen3-0.6b,qwen3-8b,qwen3-32b")
+    arguments.add_argument("--nodes", default="3,7,64,1024")
+    arguments.add_argument("--chips", default="16,64,256,1024")
+    arguments.add_argument("--one", help=argparse.SUPPRESS)
+    given = arguments.parse_args()
+    if given.one:
+        shape, nodes, chips = given.one.split(",")
+        print(json.dumps(measure(shape, int(nodes), int(chips))))
+        return
+    plans = [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
+    for chips in map(int, given.chips.split(",")):
+        for nodes in map(int, given.nodes.split(",")):
+            for shape in given.shapes.split(","):
+                if any((plan["shape"], plan["nodes"], plan["chips"]) == (shape, nodes, chips) for plan in plans):
+                    continue
+                done = subprocess.run([sys.executable, "-m", "benchmarks.pods", f"--one={shape},{nodes},{chips}"], cwd=ROOT,
+                                      capture_output=True, text=True)
+                if done.returncode:
+                    sys.exit(f"{shape}, {nodes} nodes, {chips} chips: {done.stderr[-3000:]}")
+                plans.append(json.loads(done.stdout.splitlines()[-1]))
+                RESULTS.parent.mkdir(exist_ok=True)
+                with open(RESULTS, "a", encoding="utf-8") as file:
+                    file.write(json.dumps(plans[-1]) + "\n")
+                print(shape, nodes, chips, plans[-1]["blame"] or "fits", flush=True)
+    text = PAGE.read_text(encoding="utf-8")
+    PAGE.write_text(text[: text.index(MARK) + len(MARK)] + "\n" + table(plans) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
