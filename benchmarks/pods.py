@@ -43,24 +43,26 @@ def measure(shape: str, nodes: int, chips: int) -> dict:
 
 
 def table(plans: list[dict]) -> str:
-    lines = []
+    """A table a backbone, with a row a plan."""
+    lines, parts = [], ("rollout", "update")
+    head = ("nodes", "chips", "mesh: node, data, model", "peak GiB of 95", "operations / ideal: rollout, update",
+            "seconds at least: rollout, update", "bound by", "time against 16 chips")
     for shape in dict.fromkeys(plan["shape"] for plan in plans):
-        lines += [f"\n### {shape}\n", "| nodes | chips | mesh (node, data, model) | peak GiB of 95 | operations / ideal: rollout, update | "
-                  "seconds at least: rollout, update | bound by | against 16 chips |", "| --- | --- | --- | --- | --- | --- | --- | --- |"]
-        for plan in sorted((one for one in plans if one["shape"] == shape), key=lambda one: (one["nodes"], one["chips"])):
-            parts = plan["rollout"], plan["update"]
-            mesh = ", ".join(str(plan["mesh"][axis]) for axis in ("node", "data", "model"))
-            peak = max(part["peak"] for part in parts) / 2**30
+        lines += [f"\n### {shape}\n", f"| {' | '.join(head)} |", "| --- " * len(head) + "|"]
+        mine = sorted((plan for plan in plans if plan["shape"] == shape), key=lambda plan: (plan["nodes"], plan["chips"]))
+        seconds = {(plan["nodes"], plan["chips"]): sum(plan[part]["seconds"] for part in parts) for plan in mine if not plan["blame"]}
+        for plan in mine:
+            place, peak = (plan["nodes"], plan["chips"]), max(plan[part]["peak"] for part in parts) / 2**30
+            row = [f"{plan['nodes']:,}", f"{plan['chips']:,}", ", ".join(map(str, plan["mesh"].values()))]
             if plan["blame"]:
-                lines.append(f"| {plan['nodes']:,} | {plan['chips']:,} | {mesh} | does not fit: {peak:.0f} | | | | |")
-                continue
-            first = next((one for one in plans if (one["shape"], one["nodes"], one["chips"]) == (shape, plan["nodes"], 16)), None)
-            whole = sum(part["seconds"] for part in parts)
-            against = f"{whole / sum(first[name]['seconds'] for name in ('rollout', 'update')):.2f}" if first and not first["blame"] else ""
-            binds = ", ".join(max(part["times"], key=part["times"].get) for part in parts)
-            lines.append(f"| {plan['nodes']:,} | {plan['chips']:,} | {mesh} | {peak:.1f} | "
-                         + ", ".join(f"{part['operations']:.2f}" for part in parts) + " | "
-                         + ", ".join(f"{part['seconds']:.3g}" for part in parts) + f" | {binds} | {against} |")
+                row += [f"does not fit: {peak:.0f}", "", "", "", ""]
+            else:
+                first = seconds.get((plan["nodes"], 16))
+                row += [f"{peak:.1f}", ", ".join(f"{plan[part]['operations']:.2f}" for part in parts),
+                        ", ".join(f"{plan[part]['seconds']:.3g}" for part in parts),
+                        ", ".join(max(plan[part]["times"], key=plan[part]["times"].get) for part in parts),
+                        f"{seconds[place] / first:.2f}" if first else ""]
+            lines.append(f"| {' | '.join(row)} |")
     return "\n".join(lines)
 
 
