@@ -50,7 +50,8 @@ def table(plans: list[dict]) -> str:
     for shape in dict.fromkeys(plan["shape"] for plan in plans):
         lines += [f"\n### {shape}\n", f"| {' | '.join(head)} |", "| --- " * len(head) + "|"]
         mine = sorted((plan for plan in plans if plan["shape"] == shape), key=lambda plan: (plan["nodes"], plan["chips"]))
-        seconds = {(plan["nodes"], plan["chips"]): sum(plan[part]["seconds"] for part in parts) for plan in mine if not plan["blame"]}
+        fitting = [plan for plan in mine if not plan["blame"]]
+        seconds = {(plan["nodes"], plan["chips"]): sum(plan[part]["seconds"] for part in parts) for plan in fitting}
         for plan in mine:
             place, peak = (plan["nodes"], plan["chips"]), max(plan[part]["peak"] for part in parts) / 2**30
             row = [f"{plan['nodes']:,}", f"{plan['chips']:,}", ", ".join(map(str, plan["mesh"].values()))]
