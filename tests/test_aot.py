@@ -108,7 +108,7 @@ def test_the_ideal_counts_what_a_group_shares_once():
 
 
 def test_a_program_for_one_device_does_what_the_ideal_says(monkeypatch):
-    """On CPU, whose compiler changes no product: rollout within 5 % of the ideal, which counts no padding and no mask."""
+    """On CPU, whose compiler changes no product: within 5 % of the ideal, which counts no padding and no mask."""
     from neuromas_jax import aot
     from neuromas_jax.parallel.mesh import MeshShape, make_mesh
 
@@ -118,7 +118,7 @@ def test_a_program_for_one_device_does_what_the_ideal_says(monkeypatch):
     run = aot.abstract_run(config_of(mesh=""), "small")
     found = aot.account(run, make_mesh(MeshShape(), jax.devices()[:1]))
     used = {name: one.cost.flops / one.ideal for name, one in found.items()}
-    assert 0.95 < used["rollout"] < 1.05 and 0.95 < used["update"] < 1.5, used
+    assert all(0.95 < share < 1.05 for share in used.values()), used
 
 
 def test_what_cannot_be_compiled_is_refused():
