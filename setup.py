@@ -36,7 +36,8 @@ setup(
     ],
     extras_require={
         "cpu": [],
-        "tpu": ["jax[tpu]"],  # its libtpu also compiles for a pod that is not there, on any Linux machine: `neuromas_jax.aot`
+        # Its libtpu also compiles for a pod that is not there, on any Linux machine: `neuromas_jax.aot`. gcsfs: caches on gs://.
+        "tpu": ["jax[tpu]", "gcsfs"],
         "cuda": ["jax[cuda13]"],
         "transformers": ["transformers>=5.0", "jinja2>=3.1"],  # AutoTokenizer and its chat templates, AutoModel
         "hub": ["huggingface_hub>=0.30"],  # backbones by their names on the Hugging Face Hub

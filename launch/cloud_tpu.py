@@ -33,7 +33,7 @@ WATCH = flags.DEFINE_bool("watch", False, "Stay: ask again for a TPU that was ta
 
 RUNTIMES = {"v4": "tpu-ubuntu2204-base", "v5litepod": "v2-alpha-tpuv5-lite", "v5p": "v2-alpha-tpuv5", "v6e": "v2-alpha-tpuv6e"}
 LOST = ("SUSPENDED", "FAILED")
-SECONDS = 60.0  # between two looks of --watch
+SECONDS, TRIES = 60.0, 5  # between two looks of --watch; how often a request may fail before it gives up
 
 
 def runtime(accelerator: str) -> str:
@@ -53,12 +53,14 @@ def place(bucket: str) -> tuple[str, str]:
     return name, folder
 
 
-def host_script(revision: str, rest: Sequence[str]) -> str:
-    """What a host runs when it starts: settings, then `launch/tpu_host.sh`."""
+def host_script(revision: str, status: str, rest: Sequence[str]) -> str:
+    """What a host runs when it starts: settings, then `launch/tpu_host.sh`. At the end it writes a file into the folder `status`.
+    """
     bucket, folder = place(BUCKET.value)
     folder = f"{folder}/{NAME.value}"
     command = common.command(f"/mnt/neuromas_jax/{folder}", rest)
-    settings = dict(BUCKET=bucket, FOLDER=folder, REVISION=revision, RESTARTS=str(RESTARTS.value))
+    settings = dict(BUCKET=bucket, FOLDER=folder, REVISION=revision, RESTARTS=str(RESTARTS.value),
+                    STATUS=status)
     with open("launch/tpu_host.sh", encoding="utf-8") as file:
         first, script = file.read().split("\n", 1)
     lines = [f"{key}={shlex.quote(value)}" for key, value in settings.items()]
@@ -91,19 +93,32 @@ def state() -> list[str]:
     return ["gcloud", "compute", "tpus", "queued-resources", "describe", NAME.value, *where(), "--format=value(state.state)"]
 
 
-def statuses() -> list[str]:
-    return ["gcloud", "storage", "cat", f"{BUCKET.value.rstrip('/')}/{NAME.value}/status.*"]
+def ended(status: str) -> list[int]:
+    """What the hosts wrote when they ended, of those that did."""
+    files = f"{BUCKET.value.rstrip('/')}/{NAME.value}/{status}/[!l]*"  # not their logs, log.*.txt
+    done = subprocess.run(["gcloud", "storage", "cat", files], capture_output=True, text=True)
+    return [int(word) for word in done.stdout.split()] if done.returncode == 0 else []
 
 
-def watch(create_again: Sequence[str]) -> int:
-    """Waits for the run to end, asking for another TPU where one was taken away; the run's status."""
+def watch(create_again: Sequence[str], status: str) -> int:
+    """Waits for the run to end, asking for another TPU where one was taken away; the run's status.
+
+    Raises ValueError where asking fails again and again, or the resource is gone.
+    """
+    failed = missing = 0
     while True:
-        ended = subprocess.run(statuses(), capture_output=True, text=True)
-        if ended.returncode == 0 and ended.stdout.split():
+        if ended(status):
+            time.sleep(SECONDS)  # for the other hosts
+            worst = max(ended(status))
             common.run([delete()])
-            return max(map(int, ended.stdout.split()))
+            return worst
         now = subprocess.run(state(), capture_output=True, text=True)
         print(f"{NAME.value}: {now.stdout.strip() or now.stderr.strip()}", flush=True)
+        failed = failed + 1 if now.stdout.strip() == "FAILED" else 0 if now.stdout.strip() == "ACTIVE" else failed
+        missing = missing + 1 if now.returncode else 0
+        if failed > TRIES or missing > TRIES:
+            raise ValueError(f"{NAME.value} {'was refused' if failed > TRIES else 'could not be looked at'} {TRIES + 1} times; "
+                             f"look at it, and give it back if it is there:\n{shlex.join(state()[:-1])}\n{shlex.join(delete())}")
         if now.stdout.strip() in LOST:
             common.run([delete(), list(create_again)])
         time.sleep(SECONDS)
@@ -112,11 +127,18 @@ def watch(create_again: Sequence[str]) -> int:
 def main(arguments: Sequence[str]) -> None:
     try:
         place(BUCKET.value)
+        common.check_name(NAME.value)
         with tempfile.TemporaryDirectory() as folder:
             revision = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+            config = common.CONFIG.value.split(":")[0]
+            if subprocess.run(["git", "cat-file", "-e", f"{revision}:./{config}"], capture_output=True).returncode:
+                raise ValueError(f"--config={common.CONFIG.value}: the last commit has no file {config}, and only committed "
+                                 "files are sent; commit it")
             if subprocess.run(["git", "status", "--porcelain", "-uno"], capture_output=True, text=True).stdout:
                 print("note: changes that are not committed are not sent", file=sys.stderr)
-            text, script, archive = host_script(revision, arguments[1:]), f"{folder}/startup.sh", f"{folder}/source.tar.gz"
+            status = f"status/{time.strftime('%Y%m%d-%H%M%S')}"  # not that of an earlier run of this name
+            text, script = host_script(revision, status, arguments[1:]), f"{folder}/startup.sh"
+            archive = f"{folder}/source.tar.gz"
             with open(script, "w", encoding="utf-8") as file:
                 file.write(text)
             wanted = create(script)
@@ -126,7 +148,7 @@ def main(arguments: Sequence[str]) -> None:
             if common.DRY.value:
                 return
             if WATCH.value:
-                sys.exit(watch(wanted))
+                sys.exit(watch(wanted, status))
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

@@ -1,12 +1,16 @@
 """What the launchers share: the command that each process runs, and running a list of commands or only printing it."""
 
 from collections.abc import Sequence
+import os
+from pathlib import Path
+import re
 import shlex
 import subprocess
 import sys
 
 from absl import flags
 
+os.chdir(Path(__file__).parents[1])  # of this checkout all launchers speak
 CONFIG = flags.DEFINE_string("config", "configs/quickstart.py", "The experiment, as for neuromas_jax.main.")
 SMOKE = flags.DEFINE_bool("smoke", False, "Run the smoke job instead: versions, devices, mesh and 20 steps of training.")
 CACHE = flags.DEFINE_string("compilation_cache", "", "Folder of compiled programs, gs:// too; on each host its own by default.")
@@ -21,6 +25,13 @@ def command(workdir: str, rest: Sequence[str]) -> list[str]:
             raise ValueError(f"--smoke takes no other settings, and there is {rest[0]}; leave it out, or leave --smoke out")
         return ["-m", "neuromas_jax.smoke", f"--workdir={workdir}/smoke", *cache]
     return ["-m", "neuromas_jax.main", f"--config={CONFIG.value}", f"--workdir={workdir}", *cache, *rest]
+
+
+def check_name(name: str) -> None:
+    """Raises ValueError for a name that clouds and clusters refuse."""
+    if not re.fullmatch("[a-z]([-a-z0-9]{0,38}[a-z0-9])?", name):
+        raise ValueError(f"--name is {name!r}; it must be of small letters, digits and dashes, 40 at most, and begin with a "
+                         "letter, such as mine-1")
 
 
 def run(commands: Sequence[Sequence[str]]) -> None:

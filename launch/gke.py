@@ -33,7 +33,9 @@ def workload(rest: Sequence[str]) -> list[str]:
     if not WORKDIR.value.startswith("/"):
         raise ValueError(f"--workdir is {WORKDIR.value!r}; it must be a path within the storage {STORAGE.value!r}, such as "
                          "/results/mine")
-    inside = "source launch/environment.sh tpu && exec \"$venv/bin/python\" " + shlex.join(common.command(WORKDIR.value, rest))
+    common.check_name(NAME.value)
+    run = shlex.join(common.command(WORKDIR.value, rest))
+    inside = f'VENV=/tmp/venv; source launch/environment.sh tpu; exec "$venv/bin/python" {run}'
     return ["xpk", "workload", "create", f"--workload={NAME.value}", f"--cluster={CLUSTER.value}", f"--project={PROJECT.value}",
             f"--zone={ZONE.value}", f"--tpu-type={TPU.value}", f"--num-slices={SLICES.value}", f"--storage={STORAGE.value}",
             f"--base-docker-image={IMAGE.value}", "--script-dir=.", f"--command=bash -c {shlex.quote(inside)}",

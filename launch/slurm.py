@@ -28,19 +28,25 @@ RESTARTS = flags.DEFINE_integer("restarts", 100, "How often the job is queued ag
 
 
 def script(rest: Sequence[str]) -> str:
-    """The job."""
+    """The job; where a process ended with an error it is not queued again, see `launch/slurm_task.sh`."""
+    common.check_name(NAME.value)
+    if not WORKDIR.value.startswith(("/", "~/")):
+        raise ValueError(f"--workdir is {WORKDIR.value!r}; it must be a whole path on a file system of all nodes, such as "
+                         "/shared/mine")
+    workdir, python = os.path.expanduser(WORKDIR.value), os.environ.get("VENV", ".venv") + "/bin/python"
     minutes = round(HOURS.value * 60)
     options = [f"--job-name={NAME.value}", f"--nodes={NODES.value}", f"--ntasks-per-node={GPUS.value}",
                f"--gpus-per-node={GPUS.value}", f"--time={minutes}", "--requeue", "--signal=TERM@300", "--open-mode=append",
-               f"--output={WORKDIR.value}/slurm.log", *([f"--partition={PARTITION.value}"] if PARTITION.value else []),
+               f"--output={workdir}/slurm.log", *([f"--partition={PARTITION.value}"] if PARTITION.value else []),
                *([f"--account={ACCOUNT.value}"] if ACCOUNT.value else [])]
     lines = ["#!/usr/bin/env bash", *(f"#SBATCH {shlex.quote(option)}" for option in options), "set -uo pipefail",
              f"cd {shlex.quote(os.getcwd())} || exit 2",
+             f'export FAILED={shlex.quote(workdir)}/failed."$SLURM_JOB_ID.${{SLURM_RESTART_COUNT:-0}}"',
              "status=0",
-             "srun --kill-on-bad-exit=1 --wait=120 .venv/bin/python " + shlex.join(common.command(WORKDIR.value, rest))
-             + " || status=$?",
+             "srun --kill-on-bad-exit=1 --wait=120 bash launch/slurm_task.sh "
+             + shlex.join([python, *common.command(workdir, rest)]) + " || status=$?",
              'if { [ "$status" -eq 75 ] || [ "$status" -ge 128 ]; } && '
-             f'[ "${{SLURM_RESTART_COUNT:-0}}" -lt {RESTARTS.value} ]; then',
+             f'[ "${{SLURM_RESTART_COUNT:-0}}" -lt {RESTARTS.value} ] && [ ! -e "$FAILED" ]; then',
              '  echo "ended with $status; queued again" >&2',
              '  scontrol requeue "$SLURM_JOB_ID"',
              "fi",
@@ -57,7 +63,7 @@ def main(arguments: Sequence[str]) -> None:
     common.run([["bash", "-c", "source launch/environment.sh cuda"]])
     print(f"sbatch <<'JOB'\n{text}JOB")
     if not common.DRY.value:
-        os.makedirs(WORKDIR.value, exist_ok=True)
+        os.makedirs(os.path.expanduser(WORKDIR.value), exist_ok=True)
         sys.exit(subprocess.run(["sbatch"], input=text, text=True).returncode)
 
 

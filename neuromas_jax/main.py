@@ -92,8 +92,11 @@ def main(arguments):
         if _WORKER.value == 0:
             check(config, workdir)
     except (ValueError, OSError) as error:  # OSError: a file or folder that is missing or cannot be read
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        distributed.stop(error, 2)
+    except RuntimeError as error:
+        if not distributed.lost(error):
+            raise
+        distributed.stop(error, 2)
     logging.info("jax %s on %s", jax.__version__, jax.devices())
     try:
         if _WORKER.value:
@@ -106,15 +109,10 @@ def main(arguments):
             print(table)
     except preemption.Preempted as error:
         print(f"{error}; the same command goes on there", file=sys.stderr)
-        sys.exit(preemption.EXIT)
+        sys.exit(distributed.EXIT)
     except (ValueError, FloatingPointError, RuntimeError, OSError) as error:
         logging.exception("stopped")
-        if distributed.lost(error):
-            print(f"another process of this run is gone, its own log says why ({error}); the same command, given to all "
-                  "processes again, goes on from the last checkpoints", file=sys.stderr)
-            distributed.end(preemption.EXIT)
-        print(f"error: {error}", file=sys.stderr)
-        distributed.end(1)
+        distributed.stop(error, 1)
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from the last checkpoints", file=sys.stderr)
         sys.exit(130)

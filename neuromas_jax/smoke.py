@@ -17,6 +17,7 @@ import jax
 from neuromas_jax.command import use_compilation_cache
 from neuromas_jax.config import parse
 from neuromas_jax.parallel import distributed
+from neuromas_jax.train import preemption
 
 _WORKDIR = flags.DEFINE_string("workdir", "runs/smoke", "Where the run is written; a finished one is done again elsewhere.")
 _CACHE = flags.DEFINE_string("compilation_cache", "~/.cache/neuromas_jax/xla", "Folder of compiled programs; empty for none.")
@@ -60,12 +61,15 @@ def main(arguments):
     use_compilation_cache(_CACHE.value)
     try:
         distributed.start()
+        preemption.listen()
         if distributed.is_first():
             print(machine(), flush=True)
         curve = smoke(Path(_WORKDIR.value).expanduser())
+    except preemption.Preempted as error:
+        print(f"{error}; the same command goes on there", file=sys.stderr)
+        sys.exit(distributed.EXIT)
     except (ValueError, FloatingPointError, RuntimeError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        distributed.end(1)
+        distributed.stop(error, 1)
     if distributed.is_first():
         print(curve)
 

@@ -223,7 +223,7 @@ def test_a_workdir_that_holds_what_another_config_trained(run, tmp_path, done, m
     ("train", 1, dict(backbone="0badcafe"), "was made with another backbone: it has '0badcafe', this run has .*give another"),
     ("sweep", 1, dict(seed=7), "was made with another config: .*'seed': 7.*'seed': 100.*give another --workdir, or the config"),
     ("train", 9, {}, "was trained for 9 steps, this config asks for 1; give another --workdir, or as many steps"),
-    ("train", 1, None, "cannot be read .*no older one is whole; remove .*checkpoints to start again"),
+    ("train", 1, None, "is damaged .*no older one is whole; remove .*checkpoints to start again"),
 ])
 def test_a_workdir_whose_unfinished_training_cannot_go_on(run, tmp_path, stage, step, changes, message):
     found, sweep = {}, "    config.sweep = dict(learning_rates=(2e-3,), steps=1)\n"

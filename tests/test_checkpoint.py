@@ -66,6 +66,7 @@ def files(path):
 def test_an_older_checkpoint_serves_where_the_newest_is_damaged(folder, caplog, damage):
     damage(folder / "step_000002")
     assert same(checkpoint.restore(folder, state(0), BELONGS, 5), state(1))
+    assert "step_000002 is damaged" in caplog.text or damage is not wrong_byte
     assert "step_000002" in caplog.text and "an older one is looked for" in caplog.text
     checkpoint.save(folder, 2, state(2), BELONGS)  # the run comes there again
     assert same(checkpoint.restore(folder, state(0), BELONGS, 5), state(2))
@@ -99,9 +100,29 @@ def test_a_checksum_knows_every_entry_and_place():
         other = values.copy()
         other[place] = np.nextafter(other[place], np.float32(100))
         sums.add(checkpoint.checksums([other])["[0]"])
-    for other in (values[::-1], values[:, ::-1], values[:, :, ::-1]):
+    pair = values.copy()
+    pair[0, 1, 1:3] *= -1
+    for other in (values[::-1], values[:, ::-1], values[:, :, ::-1], -values, pair, values * 0, values * 0 + 1, values * 0 + 2):
         sums.add(checkpoint.checksums([np.ascontiguousarray(other)])["[0]"])
-    assert len(sums) == 1 + values.size + 3
+    assert len(sums) == 1 + values.size + 8
+
+
+@pytest.mark.parametrize("error", [
+    MemoryError("no"), PermissionError(13, "no"), ValueError("RESOURCE_EXHAUSTED: no"), OSError(5, "no")])
+def test_what_says_nothing_of_the_checkpoint_is_not_damage(folder, monkeypatch, error):
+    def fails(*_):
+        raise error
+
+    monkeypatch.setattr(checkpoint.ocp, "load", fails)
+    with pytest.raises(checkpoint.CheckpointError, match="step_000002 cannot be read now .*run the same command again"):
+        checkpoint.restore(folder, state(0), BELONGS, 5)
+
+
+def test_a_damaged_checkpoint_goes_when_the_run_saves_again(folder):
+    checkpoint.save(folder, 4, state(4), BELONGS)
+    cut(folder / "step_000004")
+    checkpoint.save(folder, 3, state(3), BELONGS)
+    assert checkpoint.steps(folder) == [2, 3]
 
 
 def test_a_checkpoint_of_before_there_were_checksums_is_read(folder, monkeypatch):

@@ -76,6 +76,9 @@ def test_generated_scripts_are_clean(tmp_path):
 @pytest.mark.parametrize("flags, message", [
     ([*CLOUD, "--bucket=b/runs"], "--bucket is 'b/runs'; it must be gs://BUCKET/FOLDER"),
     ([*CLOUD, "--accelerator=tpu7x-8"], "its runtime is not known, only those of v4, v5litepod, v5p, v6e; give --runtime"),
+    ([*CLOUD, "--name=Mine!"], "--name is 'Mine!'; it must be of small letters, digits and dashes"),
+    ([*CLOUD, "--config=configs/not_there.py"], "the last commit has no file configs/not_there.py"),
+    ([*SLURM, "--workdir=here"], "--workdir is 'here'; it must be a whole path"),
     ([*GKE, "--workdir=results"], "--workdir is 'results'; it must be a path within the storage 'results'"),
     ([*SLURM, "--smoke", "--", "--config.seed=1"], "--smoke takes no other settings, and there is --config.seed=1"),
 ])
@@ -100,7 +103,7 @@ def test_a_tpu_that_is_taken_away_is_asked_for_again(tmp_path):
     program(tmp_path, "gcloud", f"""
 case "$*" in
   *describe*) n=$(grep -c describe "{tmp_path}/calls"); if [ "$n" = 2 ]; then echo SUSPENDED; else echo ACTIVE; fi ;;
-  *cat*) n=$(grep -c describe "{tmp_path}/calls"); if [ "$n" -ge 3 ]; then echo 0; else exit 1; fi ;;
+  *"storage cat"*) n=$(grep -c describe "{tmp_path}/calls"); if [ "$n" -ge 3 ]; then echo 0; else exit 1; fi ;;
 esac""")
     (tmp_path / "sitecustomize.py").write_text("import time; time.sleep = lambda seconds: None")
     environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "PYTHONPATH": str(tmp_path)}
@@ -122,11 +125,20 @@ def repeat(folder, text, **environment):
     ('[ "$(wc -l < "$(dirname "$0")/calls")" -ge 3 ] || exit 75', "9", 0, 3),
     ('[ "$(wc -l < "$(dirname "$0")/calls")" -ge 2 ] || kill -9 $$', "9", 0, 2),
     ("exit 1", "9", 1, 1),
-    ("exit 75", "2", 75, 3),
+    ("exit 75", "2", 1, 3),
 ], ids=["told to end", "killed", "an error", "too often"])
 def test_what_can_go_on_is_started_again(tmp_path, text, restarts, status, times):
     process = repeat(tmp_path, text, RESTARTS=restarts)
     assert process.wait(timeout=60) == status and len(calls(tmp_path)) == times
+
+
+def test_being_told_to_end_between_two_starts(tmp_path):
+    process = repeat(tmp_path, "exit 75", WAIT="30")
+    while not calls(tmp_path):
+        time.sleep(0.02)
+    time.sleep(0.5)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=20) == 75 and len(calls(tmp_path)) == 1
 
 
 def test_being_told_to_end_tells_the_command_and_does_not_start_it_again(tmp_path):
@@ -142,11 +154,22 @@ def test_a_slurm_job_queues_itself_again(tmp_path, status, count, again):
     program(tmp_path, "srun", f"exit {status}")
     program(tmp_path, "scontrol", "exit 0")
     said = launch(*SLURM, "--dry_run")
-    script = said[said.index("#!/usr/bin/env bash"): said.rindex("JOB")]
+    script = said[said.index("#!/usr/bin/env bash"): said.rindex("JOB")].replace("/shared/mine", str(tmp_path))
     environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "7",
                    "SLURM_RESTART_COUNT": str(count)}
     assert subprocess.run(["bash", "-c", script], env=environment, cwd=ROOT).returncode == status
     assert ("scontrol requeue 7" in calls(tmp_path)) == again and calls(tmp_path)[0].startswith("srun --kill-on-bad-exit=1")
+
+
+def test_a_slurm_job_with_an_error_in_one_process_is_not_queued_again(tmp_path):
+    """Others, who miss the process that failed, end with 75, which srun passes on."""
+    program(tmp_path, "srun", 'shift 2; "$1" "$2" bash -c "exit 2"; exit 75')
+    program(tmp_path, "scontrol", "exit 0")
+    said = launch(*SLURM, "--dry_run")
+    script = said[said.index("#!/usr/bin/env bash"): said.rindex("JOB")].replace("/shared/mine", str(tmp_path))
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "7"}
+    assert subprocess.run(["bash", "-c", script], env=environment, cwd=ROOT).returncode == 75
+    assert (tmp_path / "failed.7.0").exists() and "scontrol requeue 7" not in calls(tmp_path)
 
 
 @pytest.mark.slow

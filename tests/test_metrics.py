@@ -134,7 +134,7 @@ def test_the_steps_that_are_asked_for_are_traced(tmp_path):
         profile.before(step)
         assert profile._running == (step in (2, 3))
         jnp.ones(3).sum().block_until_ready()
-    assert list(tmp_path.glob("profile/plugins/profile/*/*.xplane.pb"))
+    assert list(tmp_path.glob("profile/process0/plugins/profile/*/*.xplane.pb"))
 
 
 @pytest.mark.parametrize("text", ["10", "3:3", "0:2", "a:b"])

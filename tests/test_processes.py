@@ -18,7 +18,7 @@ from safetensors.numpy import load_file
 from neuromas_jax.backbone import init_backbone, save_backbone
 from neuromas_jax.backbone.hub import EMBEDDED
 from neuromas_jax.parallel import distributed
-from neuromas_jax.train import checkpoint, preemption
+from neuromas_jax.train import checkpoint
 from tests.tiny import tiny_config
 
 ROOT = Path(__file__).parents[1]
@@ -116,7 +116,7 @@ def test_a_process_that_dies_ends_the_others_and_the_run_goes_on(folder, tmp_pat
             time.sleep(0.02)
         processes.pop(killed).kill()
         said = processes[0].communicate(timeout=60)[0]
-        assert processes[0].returncode == preemption.EXIT and "another process of this run is gone, its own log says why" in said
+        assert processes[0].returncode == distributed.EXIT and "another process of this run is gone, its own log says why" in said
         step = checkpoint.steps(checkpoints)[-1]
         assert 2 <= step < 1000
     run(folder, tmp_path / "many", "data=2", 2, 1, steps=step + 2)

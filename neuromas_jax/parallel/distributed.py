@@ -4,6 +4,7 @@ All processes run the same program on the same files of a shared folder, in the 
 before it has, and it does not begin before all others have arrived, so that what is read decides alike everywhere.
 """
 
+from collections.abc import Sequence
 import os
 import re
 import sys
@@ -12,6 +13,9 @@ from typing import Any
 import jax
 from jax.experimental import multihost_utils
 import numpy as np
+
+
+EXIT = 75  # EX_TEMPFAIL of sysexits.h: the same command will go on
 
 
 def start() -> bool:
@@ -32,6 +36,9 @@ def start() -> bool:
             raise ValueError(f"JAX_COORDINATOR_ADDRESS is {address!r}, and with it JAX_NUM_PROCESSES and JAX_PROCESS_ID must be "
                              f"numbers ({error}); set all three, or none for a run of one process") from error
         options = dict(coordinator_address=address, num_processes=count, process_id=own)
+    elif os.environ.get("NEUROMAS_PROCESSES", "auto") != "auto":
+        raise ValueError(f"NEUROMAS_PROCESSES is {os.environ['NEUROMAS_PROCESSES']!r}; it must be 'auto', or not be set where "
+                         "there is one process or another variable says how many")
     elif (any(int(os.environ.get(name) or 1) > 1
               for name in ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "MEGASCALE_NUM_SLICES"))
           or "," in os.environ.get("TPU_WORKER_HOSTNAMES", "") or os.environ.get("NEUROMAS_PROCESSES") == "auto"):
@@ -40,9 +47,10 @@ def start() -> bool:
         return False
     try:
         jax.distributed.initialize(**options)
-    except RuntimeError as error:
+    except (RuntimeError, ValueError) as error:
         raise ValueError(f"the other processes cannot be reached ({error}); start all of them, with the same "
-                         "JAX_COORDINATOR_ADDRESS") from error
+                         "JAX_COORDINATOR_ADDRESS; where there are none, unset NEUROMAS_PROCESSES and what a scheduler left in "
+                         "the environment") from error
     return True
 
 
@@ -61,16 +69,36 @@ def agreed(value: bool) -> bool:
     return bool(multihost_utils.broadcast_one_to_all(np.asarray(value))) if jax.process_count() > 1 else value
 
 
+def agreed_numbers(values: Sequence[int], most: int = 16) -> list[int]:
+    """What the first process says, of up to `most` numbers from 0 on; the last ones if there are more."""
+    if jax.process_count() == 1:
+        return list(values)
+    padded = np.full(most, -1, np.int32)
+    padded[: len(values[-most:])] = values[-most:]
+    return [int(value) for value in multihost_utils.broadcast_one_to_all(padded) if value >= 0]
+
+
 def lost(error: Exception) -> bool:
     """Whether an error says that another process of the run is gone: a status of those with which XLA reports what became of a
     message to it."""
-    return jax.process_count() > 1 and re.match(r"(UNKNOWN: Gloo|UNAVAILABLE|ABORTED|DEADLINE_EXCEEDED)", str(error)) is not None
+    told = re.match(r"(UNKNOWN: Gloo|UNAVAILABLE|ABORTED|DEADLINE_EXCEEDED)", str(error))
+    return jax.distributed.is_initialized() and told is not None
+
+
+def stop(error: Exception, status: int) -> None:
+    """Says why a command ends, and ends it: with 75, to be started again, where another process is gone, else with `status`."""
+    if lost(error):
+        print(f"another process of this run is gone, its own log says why ({error}); the same command, given to all processes "
+              "again, goes on from the last checkpoints", file=sys.stderr)
+        end(EXIT)
+    print(f"error: {error}", file=sys.stderr)
+    end(status)
 
 
 def end(status: int) -> None:
     """Ends the program. One of many processes goes at once: JAX's own way out waits for all, a minute for one that is gone, and
     then aborts."""
-    if jax.process_count() > 1:
+    if jax.distributed.is_initialized():
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)

@@ -6,6 +6,7 @@ saved; so each array's checksum travels along.
 
 from collections.abc import Callable
 import contextlib
+import errno
 import json
 from pathlib import Path
 import re
@@ -17,9 +18,10 @@ import jax
 import jax.numpy as jnp
 from orbax.checkpoint import v1 as ocp
 
-from neuromas_jax.parallel.distributed import any_of_all, is_first, together
+from neuromas_jax.parallel.distributed import agreed_numbers, any_of_all, is_first, together
 
 KEEP = 2
+PASSING = (errno.EACCES, errno.EIO, errno.ENOMEM, errno.ESTALE, errno.ETIMEDOUT)
 T = TypeVar("T")
 SUMS = "checksums"  # beside the description: path of an array -> `_checksum`
 
@@ -38,14 +40,16 @@ def fingerprint(description: dict) -> str:
 
 
 def save(folder: Path, step: int, state, description: dict) -> None:
-    """Writes `step_000050`; it appears whole or not at all. Older ones than the last `KEEP` go."""
+    """Writes `step_000050`; it appears whole or not at all, where folders are renamed at once. Older ones than the last `KEEP`
+    go, and so do later ones, which were damaged when this run went on from an older one."""
     with quiet():
         ocp.save(folder.resolve() / f"step_{step:06d}", state, custom_metadata={**description, SUMS: checksums(state)},
                  overwrite=True)
     together("saved")
-    for old in steps(folder)[:-KEEP] if is_first() else ():
-        shutil.rmtree(folder / f"step_{old:06d}")
-    together("older ones are gone")
+    kept = [other for other in steps(folder) if other <= step][-KEEP:]
+    for other in set(steps(folder)) - set(kept) if is_first() else ():
+        shutil.rmtree(folder / f"step_{other:06d}")
+    together("others are gone")
 
 
 def steps(folder: Path) -> list[int]:
@@ -63,7 +67,7 @@ def describe(folder: Path, step: int) -> dict:
         with quiet():
             return ocp.metadata(path.resolve()).custom_metadata or {}
     except Exception as error:  # Orbax raises whatever its file readers raise
-        raise Damaged(f"checkpoint {path} cannot be read ({error})") from error
+        raise _reason(error, f"checkpoint {path}") from error
 
 
 def check(folder: Path, step: int, description: dict, most: int) -> None:
@@ -96,22 +100,19 @@ def check(folder: Path, step: int, description: dict, most: int) -> None:
 def newest(folder: Path, use: Callable[[int], T]) -> T | None:
     """What `use` makes of the newest checkpoint that is whole, None where there is none at all.
 
-    One for which `use` raises Damaged, in whichever process, is skipped with a warning.
+    One for which `use` raises Damaged is skipped with a warning. Of many processes all find the same: they look at the steps that
+    the first one lists, and `load` asks them all; a process that fails alone amid Orbax's own meetings ends the run.
 
     Raises:
       CheckpointError: none is whole, or what `use` raises. Nothing is changed on disk.
     """
     damaged = None
-    for step in reversed(steps(folder)):
-        found, failed = None, None
+    for step in reversed(agreed_numbers(steps(folder))):
         try:
-            found = use(step)
+            return use(step)
         except Damaged as error:
-            failed = error
-        if not any_of_all(failed is not None):
-            return found
-        damaged = failed or Damaged(f"checkpoint {folder}/step_{step:06d} cannot be read by another process")
-        logging.warning("%s; an older one is looked for", damaged)
+            damaged = error
+            logging.warning("%s; an older one is looked for", damaged)
     if damaged:
         raise CheckpointError(f"{damaged}, and no older one is whole; remove {folder} to start again") from damaged
     return None
@@ -139,12 +140,14 @@ def load(folder: Path, step: int, like):
     path = folder / f"step_{step:06d}"
     abstract = jax.tree.map(
         lambda x: x if x is SKIPPED else jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like)
+    state, failed = None, None
     try:
         with quiet():
             state = ocp.load(path.resolve(), abstract)
     except Exception as error:
-        first = str(error).strip().split("\n")[0][:200]  # Orbax goes on with pages of array specifications
-        raise Damaged(f"checkpoint {path} is damaged ({first})") from error
+        failed = error
+    if any_of_all(failed is not None):
+        raise _reason(failed or OSError("by another process"), f"checkpoint {path}") from failed
     wanted = describe(folder, step).get(SUMS, {})  # none in those of before there were checksums
     wrong = [name for name, found in checksums(state).items() if wanted.get(name, found) != found]
     if wrong:
@@ -152,11 +155,23 @@ def load(folder: Path, step: int, like):
     return state
 
 
-def checksums(state) -> dict[str, int]:
-    """Path of every array -> a number of 32 bits that another value anywhere in it, or another order, would change.
+def _reason(error: Exception, what: str) -> CheckpointError:
+    """Damage, or something that says nothing of the checkpoint: no memory, no permission, a disk that does not answer."""
+    first = str(error).strip().split("\n")[0][:200]  # Orbax goes on with pages of array specifications
+    passing = isinstance(error, MemoryError) or getattr(error, "errno", None) in PASSING or any(
+        word in str(error) for word in ("RESOURCE_EXHAUSTED", "PERMISSION_DENIED", "UNAVAILABLE"))
+    if passing:
+        return CheckpointError(f"{what} cannot be read now ({first}), which need not be its own fault; see to that and run the "
+                               "same command again")
+    return Damaged(f"{what} is damaged ({first})")
 
-    Ours: the bits of each entry times an odd number of its place, summed where the array lies. A sum of whole numbers has no
-    order, so any mesh and any number of processes find the same.
+
+def checksums(state) -> dict[str, int]:
+    """Path of every array -> a number of 32 bits. Another value of one entry changes it; any other change leaves it once in four
+    thousand million times.
+
+    The bits of each entry and its place, mixed by the last steps of MurmurHash3 (Appleby, public domain), summed where the array
+    lies. A sum of whole numbers has no order, so any mesh and any number of processes find the same.
     """
     return {jax.tree_util.keystr(path): int(_checksum(leaf)) for path, leaf in jax.tree_util.tree_leaves_with_path(state)
             if leaf is not SKIPPED}
@@ -165,11 +180,18 @@ def checksums(state) -> dict[str, int]:
 @jax.jit
 def _checksum(x: jax.Array) -> jax.Array:
     x = jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x
-    bits = jax.lax.bitcast_convert_type(x, f"uint{8 * x.dtype.itemsize}").astype(jnp.uint32)
-    place = jnp.zeros(x.shape, jnp.uint32)
-    for axis, size in enumerate(x.shape):
-        place = place * jnp.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, x.shape, axis)
-    return (bits * (place * jnp.uint32(2_654_435_762) + jnp.uint32(1))).sum(dtype=jnp.uint32)
+    x = x.astype(jnp.uint8) if x.dtype == bool else x
+    bits = jax.lax.bitcast_convert_type(x, f"uint{min(8 * x.dtype.itemsize, 32)}").astype(jnp.uint32)  # 64 bits: a pair
+    place = jnp.zeros(bits.shape, jnp.uint32)
+    for axis, size in enumerate(bits.shape):
+        place = place * jnp.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, bits.shape, axis)
+    return _mixed(bits ^ _mixed(place + jnp.uint32(1))).sum(dtype=jnp.uint32)
+
+
+def _mixed(x: jax.Array) -> jax.Array:
+    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
+        x = (x ^ (x >> shift)) * jnp.uint32(factor)
+    return x ^ (x >> 16)
 
 
 @contextlib.contextmanager

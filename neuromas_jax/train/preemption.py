@@ -7,9 +7,7 @@ import os
 import signal
 import subprocess
 
-from neuromas_jax.parallel.distributed import any_of_all
-
-EXIT = 75  # EX_TEMPFAIL of sysexits.h: the same command will go on
+from neuromas_jax.parallel.distributed import EXIT, any_of_all
 
 
 class Preempted(Exception):

@@ -36,7 +36,7 @@ class Profile:
         if self._running and step not in self._steps:
             self.close()
         if not self._running and step in self._steps:
-            jax.profiler.start_trace(str(self._folder))
+            jax.profiler.start_trace(str(self._folder / f"process{jax.process_index()}"))
             self._running = True
 
     def close(self) -> None:
