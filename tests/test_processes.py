@@ -5,6 +5,7 @@ import json
 import os
 from pathlib import Path
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -105,8 +106,8 @@ def test_many_processes_do_what_one_does(folder, tmp_path, mesh, processes):
 
 @pytest.mark.slow
 def test_a_process_that_dies_ends_the_others_and_the_run_goes_on(folder, tmp_path):
-    """The one that is left says so at once, with the status that launchers start a run again on; first the second dies, then the
-    first, which the others wait for."""
+    """The one that is left says so at once, with a status that launchers start a run again on; first the second dies, then the
+    first, which the others wait for. At last the newest checkpoint is damaged, and both go on from the one before."""
     checkpoints, step = tmp_path / "many" / "train" / "listops" / "graph_seed0" / "checkpoints", 0
     for killed in (1, 0):
         processes = start(folder, tmp_path / "many", "data=2", 2, 1, steps=1000)
@@ -116,10 +117,15 @@ def test_a_process_that_dies_ends_the_others_and_the_run_goes_on(folder, tmp_pat
             time.sleep(0.02)
         processes.pop(killed).kill()
         said = processes[0].communicate(timeout=60)[0]
-        assert processes[0].returncode == distributed.EXIT and "another process of this run is gone, its own log says why" in said
+        if processes[0].returncode != -signal.SIGABRT:  # JAX's own watch was quicker, and aborts
+            assert processes[0].returncode == distributed.EXIT, said[-3000:]
+            assert "another process of this run is gone, its own log says why" in said
         step = checkpoint.steps(checkpoints)[-1]
         assert 2 <= step < 1000
-    run(folder, tmp_path / "many", "data=2", 2, 1, steps=step + 2)
+    damaged = max((checkpoints / f"step_{step:06d}").rglob("*"), key=lambda path: path.stat().st_size)
+    damaged.write_bytes(damaged.read_bytes()[:-100])
+    said = run(folder, tmp_path / "many", "data=2", 2, 1, steps=step + 2)
+    assert all(f"step_{step:06d} is damaged" in text and "an older one is looked for" in text for text in said)
     run(folder, tmp_path / "one", "data=2", 1, 2, steps=step + 2)
     for name, array in left(tmp_path / "one")[2].items():
         np.testing.assert_allclose(left(tmp_path / "many")[2][name], array, rtol=2e-3, atol=2e-5)

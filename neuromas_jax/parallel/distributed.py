@@ -79,9 +79,9 @@ def agreed_numbers(values: Sequence[int], most: int = 16) -> list[int]:
 
 
 def lost(error: Exception) -> bool:
-    """Whether an error says that another process of the run is gone: a status of those with which XLA reports what became of a
-    message to it."""
-    told = re.match(r"(UNKNOWN: Gloo|UNAVAILABLE|ABORTED|DEADLINE_EXCEEDED)", str(error))
+    """Whether an error says that another process of the run is gone: the words with which XLA and Orbax report what became of a
+    message to it, or of waiting for it."""
+    told = re.search(r"Gloo|UNAVAILABLE|ABORTED|CANCELLED|DEADLINE_EXCEEDED|[Bb]arrier|heartbeat", str(error))
     return jax.distributed.is_initialized() and told is not None
 
 
