@@ -86,9 +86,9 @@ def left(workdir):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mesh, processes", [("data=2", 2), ("node=2,data=2", 4)])
-def test_many_processes_do_what_one_does(folder, tmp_path, mesh, processes):
-    """Same messages for the same keys, same update to rounding; the first process alone writes and prints."""
+def test_many_processes_do_what_one_does(folder, tmp_path, mesh="node=2,data=2", processes=4):
+    """Same messages for the same keys, same update to rounding; the first process alone writes and prints. Two processes: below.
+    """
     run(folder, tmp_path / "one", mesh, 1, processes)
     said = run(folder, tmp_path / "many", mesh, processes, 1)
     (metrics, episodes, bank), (wanted, texts, one) = left(tmp_path / "many"), left(tmp_path / "one")
