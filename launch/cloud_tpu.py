@@ -19,15 +19,12 @@ import time
 from absl import app, flags
 
 import common
+from common import NAME
+from google_cloud import SLICES, spot, where
 
-NAME = flags.DEFINE_string("name", None, "Of the run, of the queued resource and of its TPU.", required=True)
-PROJECT = flags.DEFINE_string("project", None, "Of Google Cloud.", required=True)
-ZONE = flags.DEFINE_string("zone", None, "Where there are TPUs of this kind.", required=True)
 ACCELERATOR = flags.DEFINE_string("accelerator", None, "Such as v6e-16, v5litepod-16 or v5p-128.", required=True)
 BUCKET = flags.DEFINE_string("bucket", None, "gs://bucket/folder for code and results; in the TPU's region.", required=True)
 RUNTIME = flags.DEFINE_string("runtime", "", "Runtime version of the hosts; by default the one for the accelerator.")
-SLICES = flags.DEFINE_integer("slices", 1, "So many TPUs of this kind, joined over the network.", lower_bound=1)
-SPOT = flags.DEFINE_bool("spot", False, "Cheaper, and may be taken away at any time.")
 RESTARTS = flags.DEFINE_integer("restarts", 100, "How often a run that ended early is started again on the same TPU.")
 WATCH = flags.DEFINE_bool("watch", False, "Stay: ask again for a TPU that was taken away, and give it back at the end.")
 
@@ -59,44 +56,41 @@ def host_script(revision: str, status: str, rest: Sequence[str]) -> str:
     bucket, folder = place(BUCKET.value)
     folder = f"{folder}/{NAME.value}"
     command = common.command(f"/mnt/neuromas_jax/{folder}", rest)
-    settings = dict(BUCKET=bucket, FOLDER=folder, REVISION=revision, RESTARTS=str(RESTARTS.value),
-                    STATUS=status)
+    settings = dict(BUCKET=bucket, FOLDER=folder, REVISION=revision, RESTARTS=str(RESTARTS.value), STATUS=status)
     with open("launch/tpu_host.sh", encoding="utf-8") as file:
         first, script = file.read().split("\n", 1)
     lines = [f"{key}={shlex.quote(value)}" for key, value in settings.items()]
     return "\n".join([first, *lines, f"set -- {shlex.join(command)}", script])
 
 
-def where() -> list[str]:
-    return [f"--project={PROJECT.value}", f"--zone={ZONE.value}"]
+def results() -> str:
+    return f"{BUCKET.value.rstrip('/')}/{NAME.value}"
+
+
+def queued(verb: str, *flags: str) -> list[str]:
+    return ["gcloud", "compute", "tpus", "queued-resources", verb, NAME.value, *where(), *flags]
 
 
 def send(revision: str, archive: str) -> list[list[str]]:
     """Commands that put the committed code into the bucket."""
     return [["git", "archive", "--format=tar.gz", f"--output={archive}", revision],
-            ["gcloud", "storage", "cp", archive, f"{BUCKET.value.rstrip('/')}/{NAME.value}/source/{revision}.tar.gz"]]
+            ["gcloud", "storage", "cp", archive, f"{results()}/source/{revision}.tar.gz"]]
 
 
 def create(script: str) -> list[str]:
     nodes = [f"--node-id={NAME.value}"] if SLICES.value == 1 else [f"--node-count={SLICES.value}", f"--node-prefix={NAME.value}"]
-    return ["gcloud", "compute", "tpus", "queued-resources", "create", NAME.value, *nodes, *where(),
-            f"--accelerator-type={ACCELERATOR.value}", f"--runtime-version={RUNTIME.value or runtime(ACCELERATOR.value)}",
-            "--scopes=https://www.googleapis.com/auth/cloud-platform", f"--metadata-from-file=startup-script={script}",
-            *(["--spot"] if SPOT.value else [])]
+    return [*queued("create", *nodes), *spot(), f"--accelerator-type={ACCELERATOR.value}",
+            f"--runtime-version={RUNTIME.value or runtime(ACCELERATOR.value)}",
+            "--scopes=https://www.googleapis.com/auth/cloud-platform", f"--metadata-from-file=startup-script={script}"]
 
 
 def delete() -> list[str]:
-    return ["gcloud", "compute", "tpus", "queued-resources", "delete", NAME.value, *where(), "--force", "--quiet"]
-
-
-def state() -> list[str]:
-    return ["gcloud", "compute", "tpus", "queued-resources", "describe", NAME.value, *where(), "--format=value(state.state)"]
+    return queued("delete", "--force", "--quiet")
 
 
 def ended(status: str) -> list[int]:
     """What the hosts wrote when they ended, of those that did."""
-    files = f"{BUCKET.value.rstrip('/')}/{NAME.value}/{status}/[!l]*"  # not their logs, log.*.txt
-    done = subprocess.run(["gcloud", "storage", "cat", files], capture_output=True, text=True)
+    done = subprocess.run(["gcloud", "storage", "cat", f"{results()}/{status}/*"], capture_output=True, text=True)
     return [int(word) for word in done.stdout.split()] if done.returncode == 0 else []
 
 
@@ -105,21 +99,20 @@ def watch(create_again: Sequence[str], status: str) -> int:
 
     Raises ValueError where asking fails again and again, or the resource is gone.
     """
-    failed = missing = 0
+    troubles = 0  # since it was last active: refused, or not to be looked at
     while True:
-        if ended(status):
+        if first := ended(status):
             time.sleep(SECONDS)  # for the other hosts
-            worst = max(ended(status))
             common.run([delete()])
-            return worst
-        now = subprocess.run(state(), capture_output=True, text=True)
-        print(f"{NAME.value}: {now.stdout.strip() or now.stderr.strip()}", flush=True)
-        failed = failed + 1 if now.stdout.strip() == "FAILED" else 0 if now.stdout.strip() == "ACTIVE" else failed
-        missing = missing + 1 if now.returncode else 0
-        if failed > TRIES or missing > TRIES:
-            raise ValueError(f"{NAME.value} {'was refused' if failed > TRIES else 'could not be looked at'} {TRIES + 1} times; "
-                             f"look at it, and give it back if it is there:\n{shlex.join(state()[:-1])}\n{shlex.join(delete())}")
-        if now.stdout.strip() in LOST:
+            return max(ended(status) or first)
+        looked = subprocess.run(queued("describe", "--format=value(state.state)"), capture_output=True, text=True)
+        state = looked.stdout.strip()
+        print(f"{NAME.value}: {state or looked.stderr.strip()}", flush=True)
+        troubles = 0 if state == "ACTIVE" else troubles + (state == "FAILED" or looked.returncode != 0)
+        if troubles > TRIES:
+            raise ValueError(f"{NAME.value} was refused, or could not be looked at, {troubles} times; look why, and give it "
+                             f"back if it is there:\n{shlex.join(queued('describe'))}\n{shlex.join(delete())}")
+        if state in LOST:
             common.run([delete(), list(create_again)])
         time.sleep(SECONDS)
 
@@ -127,7 +120,7 @@ def watch(create_again: Sequence[str], status: str) -> int:
 def main(arguments: Sequence[str]) -> None:
     try:
         place(BUCKET.value)
-        common.check_name(NAME.value)
+        common.check_name()
         with tempfile.TemporaryDirectory() as folder:
             revision = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
             config = common.CONFIG.value.split(":")[0]
@@ -152,7 +145,7 @@ def main(arguments: Sequence[str]) -> None:
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    print(f"results: {BUCKET.value.rstrip('/')}/{NAME.value}; give the TPU back afterwards:\n{shlex.join(delete())}")
+    print(f"results: {results()}; give the TPU back afterwards:\n{shlex.join(delete())}")
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import sys
 from absl import flags
 
 os.chdir(Path(__file__).parents[1])  # of this checkout all launchers speak
+NAME = flags.DEFINE_string("name", None, "Of the run, and of what it is called in the cloud or cluster.", required=True)
 CONFIG = flags.DEFINE_string("config", "configs/quickstart.py", "The experiment, as for neuromas_jax.main.")
 SMOKE = flags.DEFINE_bool("smoke", False, "Run the smoke job instead: versions, devices, mesh and 20 steps of training.")
 CACHE = flags.DEFINE_string("compilation_cache", "", "Folder of compiled programs, gs:// too; on each host its own by default.")
@@ -27,11 +28,11 @@ def command(workdir: str, rest: Sequence[str]) -> list[str]:
     return ["-m", "neuromas_jax.main", f"--config={CONFIG.value}", f"--workdir={workdir}", *cache, *rest]
 
 
-def check_name(name: str) -> None:
+def check_name() -> None:
     """Raises ValueError for a name that clouds and clusters refuse."""
-    if not re.fullmatch("[a-z]([-a-z0-9]{0,38}[a-z0-9])?", name):
-        raise ValueError(f"--name is {name!r}; it must be of small letters, digits and dashes, 40 at most, and begin with a "
-                         "letter, such as mine-1")
+    if not re.fullmatch("[a-z]([-a-z0-9]{0,38}[a-z0-9])?", NAME.value):
+        raise ValueError(f"--name is {NAME.value!r}; it must be of small letters, digits and dashes, 40 at most, and begin with "
+                         "a letter, such as mine-1")
 
 
 def run(commands: Sequence[Sequence[str]]) -> None:

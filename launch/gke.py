@@ -15,17 +15,14 @@ import sys
 from absl import app, flags
 
 import common
+from common import NAME
+from google_cloud import SLICES, spot, where
 
-NAME = flags.DEFINE_string("name", None, "Of the workload.", required=True)
 CLUSTER = flags.DEFINE_string("cluster", None, "Of GKE, made by xpk or with JobSet and Kueue.", required=True)
-PROJECT = flags.DEFINE_string("project", None, "Of Google Cloud.", required=True)
-ZONE = flags.DEFINE_string("zone", None, "Of the cluster.", required=True)
 TPU = flags.DEFINE_string("tpu_type", None, "Such as v6e-16, v5litepod-16, v5p-128 or tpu7x-64.", required=True)
-SLICES = flags.DEFINE_integer("slices", 1, "So many TPUs of this kind, joined over the network.", lower_bound=1)
 STORAGE = flags.DEFINE_string("storage", None, "Name of the storage that holds --workdir.", required=True)
 WORKDIR = flags.DEFINE_string("workdir", None, "Where results and checkpoints go, a path within the storage.", required=True)
 IMAGE = flags.DEFINE_string("base_image", "python:3.12", "Image that the code is put on.")
-SPOT = flags.DEFINE_bool("spot", False, "Cheaper, and may be taken away at any time.")
 RESTARTS = flags.DEFINE_integer("max_restarts", 100, "How often the JobSet is started again.")
 
 
@@ -33,14 +30,14 @@ def workload(rest: Sequence[str]) -> list[str]:
     if not WORKDIR.value.startswith("/"):
         raise ValueError(f"--workdir is {WORKDIR.value!r}; it must be a path within the storage {STORAGE.value!r}, such as "
                          "/results/mine")
-    common.check_name(NAME.value)
+    common.check_name()
     run = shlex.join(common.command(WORKDIR.value, rest))
     inside = f'VENV=/tmp/venv; source launch/environment.sh tpu; exec "$venv/bin/python" {run}'
-    return ["xpk", "workload", "create", f"--workload={NAME.value}", f"--cluster={CLUSTER.value}", f"--project={PROJECT.value}",
-            f"--zone={ZONE.value}", f"--tpu-type={TPU.value}", f"--num-slices={SLICES.value}", f"--storage={STORAGE.value}",
+    return ["xpk", "workload", "create", f"--workload={NAME.value}", f"--cluster={CLUSTER.value}", *where(),
+            f"--tpu-type={TPU.value}", f"--num-slices={SLICES.value}", f"--storage={STORAGE.value}",
             f"--base-docker-image={IMAGE.value}", "--script-dir=.", f"--command=bash -c {shlex.quote(inside)}",
             f"--max-restarts={RESTARTS.value}", "--restart-on-exit-codes=75", "--termination-grace-period-seconds=300",
-            *(["--spot"] if SPOT.value else [])]
+            *spot()]
 
 
 def main(arguments: Sequence[str]) -> None:

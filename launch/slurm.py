@@ -16,8 +16,8 @@ import sys
 from absl import app, flags
 
 import common
+from common import NAME
 
-NAME = flags.DEFINE_string("name", None, "Of the job.", required=True)
 NODES = flags.DEFINE_integer("nodes", 1, "Of the cluster.", lower_bound=1)
 GPUS = flags.DEFINE_integer("gpus", 8, "Of each node.", lower_bound=1)
 HOURS = flags.DEFINE_float("hours", 24.0, "After which the job is stopped, and queued again if it is not done.", lower_bound=0.25)
@@ -29,7 +29,7 @@ RESTARTS = flags.DEFINE_integer("restarts", 100, "How often the job is queued ag
 
 def script(rest: Sequence[str]) -> str:
     """The job; where a process ended with an error it is not queued again, see `launch/slurm_task.sh`."""
-    common.check_name(NAME.value)
+    common.check_name()
     if not WORKDIR.value.startswith(("/", "~/")):
         raise ValueError(f"--workdir is {WORKDIR.value!r}; it must be a whole path on a file system of all nodes, such as "
                          "/shared/mine")

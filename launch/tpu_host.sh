@@ -23,7 +23,7 @@ ended() {  # launch/cloud_tpu.py --watch looks for the file; after 75 this TPU i
   if [ "$status" -eq 75 ]; then return; fi
   mkdir -p "$results/$STATUS"
   echo "$status" >"$results/$STATUS/$(hostname)"
-  cp /var/log/neuromas_jax.log "$results/$STATUS/log.$(hostname).txt"
+  cp /var/log/neuromas_jax.log "$results/log.$(hostname).txt"
 }
 trap ended EXIT
 

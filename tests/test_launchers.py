@@ -47,7 +47,7 @@ def test_shell_scripts_are_clean():
 
 
 @pytest.mark.parametrize("flags, wanted", [
-    (CLOUD, ["queued-resources create mine --node-id=mine --project=p --zone=us-east5-b --accelerator-type=v6e-16 "
+    (CLOUD, ["queued-resources create mine --project=p --zone=us-east5-b --node-id=mine --spot --accelerator-type=v6e-16 "
              "--runtime-version=v2-alpha-tpuv6e", "--spot", "gs://b/runs/mine/source/", "--workdir=/mnt/neuromas_jax/runs/mine"]),
     ([*CLOUD, "--slices=2"], ["--node-count=2 --node-prefix=mine"]),
     (GKE, ["xpk workload create --workload=mine --cluster=c", "--tpu-type=v6e-256 --num-slices=2 --storage=results",
@@ -98,6 +98,14 @@ def test_flags_are_those_of_gcloud():
         assert flag in plain, flag
 
 
+def watched(folder):
+    """The launcher with --watch, which does not wait between two looks."""
+    (folder / "sitecustomize.py").write_text("import time; time.sleep = lambda seconds: None")
+    environment = {**os.environ, "PATH": f"{folder}:{os.environ['PATH']}", "PYTHONPATH": str(folder)}
+    return subprocess.run([sys.executable, "launch/cloud_tpu.py", *CLOUD[1:], "--watch"], cwd=ROOT, env=environment,
+                          capture_output=True, text=True, timeout=120)
+
+
 def test_a_tpu_that_is_taken_away_is_asked_for_again(tmp_path):
     """Active, taken away, active again, and the run ends: two are made, and the last one is given back."""
     program(tmp_path, "gcloud", f"""
@@ -105,14 +113,18 @@ case "$*" in
   *describe*) n=$(grep -c describe "{tmp_path}/calls"); if [ "$n" = 2 ]; then echo SUSPENDED; else echo ACTIVE; fi ;;
   *"storage cat"*) n=$(grep -c describe "{tmp_path}/calls"); if [ "$n" -ge 3 ]; then echo 0; else exit 1; fi ;;
 esac""")
-    (tmp_path / "sitecustomize.py").write_text("import time; time.sleep = lambda seconds: None")
-    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "PYTHONPATH": str(tmp_path)}
-    done = subprocess.run([sys.executable, "launch/cloud_tpu.py", *CLOUD[1:], "--watch"], cwd=ROOT, env=environment,
-                          capture_output=True, text=True, timeout=120)
+    done = watched(tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     kinds = [re.search("storage cp|create|describe|delete|storage cat", line)[0] for line in calls(tmp_path)]
     assert [kind for kind in kinds if kind in ("create", "delete", "storage cp")] == [
         "storage cp", "create", "delete", "create", "delete"]
+
+
+def test_a_tpu_that_is_refused_again_and_again_is_given_up(tmp_path):
+    program(tmp_path, "gcloud", 'case "$*" in *describe*) echo FAILED ;; *"storage cat"*) exit 1 ;; esac')
+    done = watched(tmp_path)
+    assert done.returncode == 2 and "was refused, or could not be looked at, 6 times" in done.stderr, done.stdout + done.stderr
+    assert sum(" create " in line for line in calls(tmp_path)) == 6
 
 
 def repeat(folder, text, **environment):
