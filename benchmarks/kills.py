@@ -17,25 +17,20 @@ import time
 
 import jax
 
+# The smoke job's, as a config file; flags say more.
 CONFIG = """
 import ml_collections
+from neuromas_jax.smoke import CONFIG
 
 def get_config():
-    config = ml_collections.ConfigDict()
-    config.families = dict(listops=dict(options=dict(depths=(2, 3), weights=(0.5, 0.5), held_out_depth=4), buckets=(48,)))
-    config.methods = ("graph",)
-    config.graph = dict(topology="2-1")
-    config.rollout = dict(questions=8, group=8)
-    config.learning_rate = dict(default=2e-3)
-    config.training = dict(steps=STEPS, evaluate_every=4, checkpoint_every=1, validation_questions=4)
-    config.test_questions = 4
-    return config
+    return ml_collections.ConfigDict(CONFIG)
 """
 
 
-def start(folder: Path, name: str) -> subprocess.Popen:
+def start(folder: Path, name: str, steps: int) -> subprocess.Popen:
     command = [sys.executable, "-m", "neuromas_jax.main", f"--config={folder}/config.py", f"--workdir={folder}/{name}",
-               f"--compilation_cache={folder}/cache"]
+               f"--compilation_cache={folder}/cache", f"--config.training.steps={steps}", "--config.training.checkpoint_every=1",
+               "--config.test_questions=4"]
     with open(folder / f"{name}.log", "a") as log:
         return subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
 
@@ -49,9 +44,9 @@ def results(folder: Path, name: str) -> tuple[bytes, list]:
     return (cell / "adapters.safetensors").read_bytes(), kept
 
 
-def finish(folder: Path, name: str) -> tuple[float, float]:
+def finish(folder: Path, name: str, steps: int) -> tuple[float, float]:
     """Seconds until the folder of checkpoints is there, and after it."""
-    started, process, first = time.monotonic(), start(folder, name), 0.0
+    started, process, first = time.monotonic(), start(folder, name, steps), 0.0
     checkpoints = folder / name / "train" / "listops" / "graph_seed0" / "checkpoints"
     while process.poll() is None:
         first = first or (time.monotonic() if checkpoints.exists() else None)
@@ -70,12 +65,12 @@ def main() -> None:
     draw = random.Random(given.seed)
     with tempfile.TemporaryDirectory() as text:
         folder, at = Path(text), []
-        (folder / "config.py").write_text(CONFIG.replace("STEPS", str(given.steps)))
-        finish(folder, "first")  # fills the cache of compiled programs
-        before, after = finish(folder, "whole")
+        (folder / "config.py").write_text(CONFIG)
+        finish(folder, "first", given.steps)  # fills the cache of compiled programs
+        before, after = finish(folder, "whole", given.steps)
         checkpoints = folder / "killed" / "train" / "listops" / "graph_seed0" / "checkpoints"
         while len(at) < given.kills:
-            process = start(folder, "killed")
+            process = start(folder, "killed", given.steps)
             try:
                 process.wait(timeout=draw.uniform(0, before + 0.12 * after))
                 raise AssertionError(f"the run ended after {len(at)} kills; give more --steps")
@@ -84,7 +79,7 @@ def main() -> None:
                 process.wait()
             found = checkpoints.iterdir() if checkpoints.is_dir() else ()
             at.append(max((path.name for path in found if path.name[5:].isdigit()), default="none"))
-        finish(folder, "killed")
+        finish(folder, "killed", given.steps)
         assert results(folder, "killed") == results(folder, "whole"), "it ended otherwise than the run that nobody disturbed"
         assert results(folder, "first") == results(folder, "whole")
     print(f"jax {jax.__version__}: a run of {given.steps} steps, {before:.0f} s until the first checkpoint and {after:.0f} s "

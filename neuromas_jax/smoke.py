@@ -2,8 +2,8 @@
 
     python -m neuromas_jax.smoke --workdir=runs/smoke
 
-A graph 2-1 on the embedded backbone learns short ListOps: a minute or two, most of it compiling. Every launcher runs it with
-`--smoke`. Ends with status 0 where the numbers are finite and the last checkpoint is there.
+A graph 2-1 on the embedded backbone learns short ListOps: a minute or two, most of it compiling. Launchers for
+clouds and clusters run it with `--smoke`. Ends with status 0 where the numbers are finite and the last checkpoint is there.
 """
 
 from importlib.metadata import version
@@ -19,10 +19,9 @@ from neuromas_jax.config import parse
 from neuromas_jax.parallel import distributed
 from neuromas_jax.train import preemption
 
-_WORKDIR = flags.DEFINE_string("workdir", "runs/smoke", "Where the run is written; a finished one is done again elsewhere.")
-_CACHE = flags.DEFINE_string("compilation_cache", "~/.cache/neuromas_jax/xla", "Folder of compiled programs; empty for none.")
 STEPS = 20
 CONFIG = dict(
+    methods=("graph",),
     families=dict(listops=dict(options=dict(depths=(1, 2), weights=(0.5, 0.5), held_out_depth=3), buckets=(32,))),
     graph=dict(topology="2-1"), rollout=dict(questions=16, group=8), learning_rate=dict(default=4e-3),
     training=dict(steps=STEPS, evaluate_every=4, checkpoint_every=10, validation_questions=32),
@@ -75,4 +74,6 @@ def main(arguments):
 
 
 if __name__ == "__main__":
+    _WORKDIR = flags.DEFINE_string("workdir", "runs/smoke", "Where the run is written; a finished one is done again elsewhere.")
+    _CACHE = flags.DEFINE_string("compilation_cache", "~/.cache/neuromas_jax/xla", "Folder of compiled programs; empty for none.")
     app.run(main)
