@@ -214,7 +214,7 @@ def report(run: Run, accounts: dict[str, Account], mesh, chip: Chip, why: str) -
             f"  at least {times[binds]:.3g} s, bound by {binds} ("
             + ", ".join(f"{key} {value:.3g} s" for key, value in times.items()) + ")",
         ]
-    return "\n".join([*lines, blame(run, accounts, mesh, chip) or "it fits"])
+    return "\n".join(lines)
 
 
 def plan(config: Config, topology: str, shape: str = "", slices: int = 1):
@@ -236,8 +236,9 @@ def main(arguments):
     try:
         run, mesh, chip, why = plan(parse(_CONFIG.value), _TOPOLOGY.value, _SHAPE.value, _SLICES.value)
         accounts = account(run, mesh)
-        print(report(run, accounts, mesh, chip, why))
-        sys.exit(1 if blame(run, accounts, mesh, chip) else 0)
+        fault = blame(run, accounts, mesh, chip)
+        print(report(run, accounts, mesh, chip, why), fault or "it fits", sep="\n")
+        sys.exit(1 if fault else 0)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

@@ -33,7 +33,7 @@ config = parse(dict(
     rollout=dict(questions=8, group=2), adapters=dict(rank=16, sites=("q", "v"))))
 run, mesh, chip, why = aot.plan(config, topology, "small")
 found = aot.account(run, mesh)
-print(aot.report(run, found, mesh, chip, why), file=sys.stderr)
+print(aot.report(run, found, mesh, chip, why), aot.blame(run, found, mesh, chip) or "it fits", file=sys.stderr)
 print(json.dumps({name: dict(peak=one.peak, memory=chip.memory, donated=one.donated, flops=one.cost.flops * mesh.devices.size,
                              ideal=one.ideal, sent=one.cost.sent, arguments=one.arguments) for name, one in found.items()}))
 """
