@@ -66,7 +66,6 @@ def files(path):
 def test_an_older_checkpoint_serves_where_the_newest_is_damaged(folder, caplog, damage):
     damage(folder / "step_000002")
     assert same(checkpoint.restore(folder, state(0), BELONGS, 5), state(1))
-    assert "step_000002 is damaged" in caplog.text or damage is not wrong_byte
     assert "step_000002" in caplog.text and "an older one is looked for" in caplog.text
     checkpoint.save(folder, 2, state(2), BELONGS)  # the run comes there again
     assert same(checkpoint.restore(folder, state(0), BELONGS, 5), state(2))

@@ -109,7 +109,7 @@ def claim(folder: Path):
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 mine = False
-        yield agreed(mine)
+        yield bool(agreed([mine])[0])
 
 
 def identity(config: Config, family: str, method: str, seed: int, rate: float | None = None) -> str:

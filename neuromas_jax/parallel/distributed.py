@@ -64,12 +64,7 @@ def together(place: str = "here") -> None:
         multihost_utils.sync_global_devices(place)
 
 
-def agreed(value: bool) -> bool:
-    """What the first process says."""
-    return bool(multihost_utils.broadcast_one_to_all(np.asarray(value))) if jax.process_count() > 1 else value
-
-
-def agreed_numbers(values: Sequence[int], most: int = 16) -> list[int]:
+def agreed(values: Sequence[int], most: int = 16) -> list[int]:
     """What the first process says, of up to `most` numbers from 0 on; the last ones if there are more."""
     if jax.process_count() == 1:
         return list(values)

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from orbax.checkpoint import v1 as ocp
 
-from neuromas_jax.parallel.distributed import agreed_numbers, any_of_all, is_first, together
+from neuromas_jax.parallel.distributed import agreed, any_of_all, is_first, together
 
 KEEP = 2
 PASSING = (errno.EACCES, errno.EIO, errno.ENOMEM, errno.ESTALE, errno.ETIMEDOUT)
@@ -107,7 +107,7 @@ def newest(folder: Path, use: Callable[[int], T]) -> T | None:
       CheckpointError: none is whole, or what `use` raises. Nothing is changed on disk.
     """
     damaged = None
-    for step in reversed(agreed_numbers(steps(folder))):
+    for step in reversed(agreed(steps(folder))):
         try:
             return use(step)
         except Damaged as error:
