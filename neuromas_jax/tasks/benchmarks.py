@@ -4,13 +4,14 @@
 >>> task.generate("test", 0).text, task.verifier
 ('Janet's ducks lay 16 eggs per day. ...', 'number')
 
-Nothing is downloaded: `docs/datasets.md` says where each set is, and under which licence. Test questions are the official ones; a
-set without an official validation split, or without its file, gives a tenth of its training rows to it.
+`docs/datasets.md` says where each set is, and under which licence; nothing is downloaded, but from the Hugging Face Hub for
+`folder="hub"`. Test questions are the official ones; a set without an official validation split, or without its file, gives a
+tenth of its training rows to it.
 """
 
 from collections.abc import Callable, Iterator, Mapping
 import csv
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 import gzip
 import io
 import json
@@ -20,8 +21,9 @@ import zlib
 
 from absl import logging
 
+from neuromas_jax.tasks import hub
 from neuromas_jax.tasks.files import FileTask, as_question, chance_of, check_verifier, read_rows
-from neuromas_jax.tasks.splits import normalise, split_of
+from neuromas_jax.tasks.records import settle, stem
 from neuromas_jax.tasks.types import Question
 
 ENDINGS = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".csv", ".csv.gz", ".txt", ".txt.gz")
@@ -62,11 +64,14 @@ def _choice(text: str, options: list[str], answer) -> dict:
 
 
 def _stem(row: Mapping) -> dict:
-    """ARC, OpenBookQA, CommonsenseQA: the authors' nested records, or flat ones."""
-    asked = row["question"]
-    if isinstance(asked, str):
-        return _choice(asked, row["choices"], row["answer"])
-    return _choice(asked["stem"], [choice["text"] for choice in asked["choices"]], row["answerKey"])
+    """ARC, OpenBookQA, CommonsenseQA: the authors' nested records, the Hub's columns, or flat ones."""
+    asked, choices = row.get("question_stem") or row["question"], row.get("choices")
+    if not isinstance(asked, str):
+        asked, choices = asked["stem"], asked["choices"]
+    if isinstance(choices, Mapping):
+        choices = choices["text"]
+    options = [choice if isinstance(choice, str) else choice["text"] for choice in choices]
+    return _choice(asked, options, row["answerKey"] if "answerKey" in row else row["answer"])
 
 
 def _mmlu(row: Mapping) -> dict:
@@ -175,29 +180,27 @@ def benchmark(
 
     Args:
       name: of `BENCHMARKS`.
-      folder: with the set's files; each split may be a JSON, JSON lines, CSV or SCAN text file, gzipped or not.
+      folder: with the set's files; each split may be a JSON, JSON lines, CSV or SCAN text file, gzipped or not. Or "hub", where
+        there is no folder of that name: the Hugging Face Hub, for the sets of `hub.PUBLISHED`.
       subject: of `mmlu` or `bbh`, the one to test; training and validation rows are those of all subjects.
       train, train_folder: another set with the same verifier, whose training and validation rows stand in for this one's: MBPP
         for HumanEval, say, which has none.
 
     Raises:
       ValueError: an unknown set or subject, or a file that is damaged or holds rows of another form.
-      FileNotFoundError: the test file is not in the folder. Without a training file the task is for evaluation.
+      FileNotFoundError: the test file is not in the folder, or the Hub does not give the set. Without a training file the task
+        is for evaluation.
     """
     if name not in BENCHMARKS:
         raise ValueError(f"unknown benchmark {name!r}; allowed: {', '.join(BENCHMARKS)}")
-    one, folder = BENCHMARKS[name], Path(folder)
+    one = BENCHMARKS[name]
     if subject is not None and one.subjects is None:
         raise ValueError(f"benchmark {name!r} has no subjects, so subject={subject!r} means nothing; leave it out")
     check_verifier(one.verifier)
     rows: dict[str, list[Question]] = {"train": [], "validation": [], "test": []}
     subjects, tested, left_out = set(), set(), 0  # tested: stems of all test rows, of other subjects too
     for split in one.files:
-        path = _file(folder, name, split, subject)
-        if path is None:
-            logging.info("%s: no file for the split %s", name, split)
-            continue
-        for where, record in read_records(path):
+        for where, record in _records(folder, name, split, subject):
             try:
                 row = one.row(record)
             except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
@@ -235,41 +238,31 @@ def benchmark(
                     one.verifier, chance_of(one.verifier, rows["test"]))
 
 
-def stem(text: str) -> str:
-    """What two rows have in common that are the same question with other options, or statements about the same premises."""
-    kept = [line for line in text.split("\n") if not re.match(r"[A-Z]\) |True, False or Unknown: ", line)]
-    return normalise("\n".join(kept)).casefold()
-
-
-def settle(rows: dict[str, list[Question]], tested: set[str]) -> None:
-    """Gives a set its validation rows and their numbers, in place.
-
-    Without validation rows a tenth of the training rows serves. Then what is tested is taken out of both, and out of training
-    what is validated on: some sets repeat questions. `tested` has the stems of all test rows, of those that are not used too.
-    """
-    if rows["train"] and not rows["validation"]:
-        rows["validation"] = [question for question in rows["train"] if split_of(stem(question.text)) == "validation"]
-        rows["train"] = [question for question in rows["train"] if split_of(stem(question.text)) != "validation"]
-    for split, others in (("validation", tested), ("train", tested | {stem(question.text) for question in rows["validation"]})):
-        rows[split] = [question for question in rows[split] if stem(question.text) not in others]
-    for split, kept in rows.items():
-        rows[split] = [replace(question, index=index) for index, question in enumerate(kept)]
+def _records(folder, name: str, split: str, subject: str | None) -> Iterator[tuple[str, dict]]:
+    """Where each record of a split is, and the record; none where there is no file of a split that is not the test."""
+    if folder == "hub" and not Path(folder).is_dir():
+        return hub.published(name, split, subject)
+    path = _file(Path(folder), name, split, subject)
+    if path is None:
+        logging.info("%s: no file for the split %s", name, split)
+        return iter(())
+    return read_records(path)
 
 
 def _file(folder: Path, name: str, split: str, subject: str | None) -> Path | None:
     """The file of a split. Where that of the test split is missing, raises FileNotFoundError naming what was looked for."""
-    stems = BENCHMARKS[name].files[split]
+    names = BENCHMARKS[name].files[split]
     if name == "bbh" and subject:
-        stems = (subject, *stems)  # the authors have one file a task
+        names = (subject, *names)  # the authors have one file a task
     if name == "mmlu" and subject:
-        stems = (f"{subject}_{stems[0]}", *stems)  # and one a subject and split
-    for stem in stems:
+        names = (f"{subject}_{names[0]}", *names)  # and one a subject and split
+    for one in names:
         for ending in ENDINGS:
-            if (folder / f"{stem}{ending}").is_file():
-                return folder / f"{stem}{ending}"
+            if (folder / f"{one}{ending}").is_file():
+                return folder / f"{one}{ending}"
     if split != "test":
         return None
-    raise FileNotFoundError(f"{folder} holds no file of the split {split!r} of {name}: looked for {', '.join(stems)} with one of "
+    raise FileNotFoundError(f"{folder} holds no file of the split {split!r} of {name}: looked for {', '.join(names)} with one of "
                             f"{', '.join(ENDINGS)}; docs/datasets.md says where to get it")
 
 

@@ -13,10 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from neuromas_jax.tasks import splits
-from neuromas_jax.tasks.benchmarks import BENCHMARKS, benchmark, settle, stem
-from neuromas_jax.tasks.files import FILE_SPLITS, GIVEN, FileTask, as_question, chance_of, check_verifier
-from neuromas_jax.tasks.verifiers import VERIFIERS
+from neuromas_jax.tasks.benchmarks import BENCHMARKS, benchmark
+from neuromas_jax.tasks.files import FILE_SPLITS, GIVEN, FileTask
+from neuromas_jax.tasks.records import check_known, records_task
 
 PREFIX = "neuromas_"  # of sets that are written here, so that none passes for TFDS's own of that name
 
@@ -25,52 +24,20 @@ def tfds_task(
     name: str, data_dir=None, verifier: str = "exact", question: str = "question", answer: str = "answer",
     evaluation_only: bool = False,
 ) -> FileTask:
-    """A prepared TFDS data set as a task.
-
-    Its splits train, validation and test are taken as they are. Without a validation split a tenth of the training rows serves,
-    without a test split the rows are dealt by a hash of the question; training rows that are tested or validated on are left out.
+    """A prepared TFDS data set as a task; see `records.records_task` for splits and fields.
 
     Args:
       name: as `tfds.data_source` takes it: `name`, `name/config`, `name:1.0.0`.
       data_dir: where it was prepared; TFDS's own place by default.
-      verifier: of `verifiers.VERIFIERS`; the records of a choice also have `options`, see `files.jsonl`.
-      question, answer: names of the fields.
-      evaluation_only: all rows of all splits are in `test`.
 
     Raises:
       ValueError: the library is missing; the set is not prepared, or in a format that needs TensorFlow; records of another form.
     """
-    if verifier not in VERIFIERS:
-        raise ValueError(f"unknown verifier {verifier!r}; allowed: {', '.join(VERIFIERS)}")
-    check_verifier(verifier)
-    found: dict[str, list] = {split: [] for split in FILE_SPLITS}
-    for split, records in _sources(name, data_dir).items():
-        if split not in FILE_SPLITS and not evaluation_only:
-            continue
-        # Records lie in an order that TFDS shuffled when it wrote them; their numbers give back that of the source.
-        rows = sorted((_plain(record) for record in records), key=lambda row: row.get("number", 0))
-        for number, row in enumerate(rows):
-            where = f"{name}, split {split}, record {number}"
-            for field, wanted in ((question, "question"), (answer, "answer")):
-                if field in row:
-                    row[wanted] = row[field]
-            for field, needed, _ in GIVEN.get(verifier, ()):
-                if not needed and row.get(field) == "":  # a record has all fields, an optional one may be empty
-                    del row[field]
-            one = as_question(where, row, verifier)
-            if not evaluation_only and splits.is_evaluation_row(one.text) and split != "test":
-                raise ValueError(f"{where}: this question is a row of a packaged BBH file, which must not be trained on; set "
-                                 "evaluation_only=True")
-            found["test" if evaluation_only else split].append(one)
-    if not any(found.values()):
-        raise ValueError(f"TFDS set {name!r} has none of the splits {', '.join(FILE_SPLITS)}; set evaluation_only=True to take "
-                         "all that it has")
-    if not evaluation_only and not found["test"]:
-        every = [one for rows in found.values() for one in rows]
-        found = {split: [one for one in every if splits.split_of(one.text) == split] for split in FILE_SPLITS}
-    settle(found, {stem(one.text) for one in found["test"]})
-    rows = {split: tuple(found[split]) for split in FILE_SPLITS}
-    return FileTask(name, rows, evaluation_only or not rows["train"], verifier, chance_of(verifier, sum(rows.values(), ())))
+    check_known(verifier)
+    # Records lie in an order that TFDS shuffled when it wrote them; their numbers give back that of the source.
+    records = {split: sorted(map(_plain, found), key=lambda row: row.get("number", 0))
+               for split, found in _sources(name, data_dir).items()}
+    return records_task(name, records, verifier, question, answer, evaluation_only)
 
 
 def write_tfds(task: FileTask, data_dir, name: str | None = None) -> str:
