@@ -82,7 +82,9 @@ def check_same_work(ours: Side, peer: Side) -> None:
         print(f"  gradient norms per node agree within {np.abs(np.divide(mine, theirs) - 1).max():.1e} ({command})", flush=True)
 
 
-def compare(name: str, commands: list[str], targets: dict[tuple[str, str], float], sizes: dict[str, int]) -> list[dict]:
+def compare(
+    name: str, commands: list[str], targets: dict[tuple[str, str], float], sizes: dict[str, int], load: Load = Load()
+) -> list[dict]:
     """Times commands on both sides at every size.
 
     Args:
@@ -94,7 +96,7 @@ def compare(name: str, commands: list[str], targets: dict[tuple[str, str], float
     Returns:
       One record per command and size, in this order: all sizes of the first command, then of the next.
     """
-    load, records = Load(), {}
+    records = {}
     print(f"{name}: graph {load.topology}, {load.questions} questions x {load.group} episodes, "
           f"question {load.question_tokens} tokens, message {load.message_tokens}, rank {load.rank}, "
           "float32, one thread each side", flush=True)
@@ -150,7 +152,8 @@ def main(name: str, commands: list[str], targets: dict[tuple[str, str], float]) 
     """Command line of a comparison. The records stand in the last lines, one JSON object each."""
     parser = argparse.ArgumentParser(description=name)
     parser.add_argument("--sizes", default=",".join(SIZES), help=f"comma-separated, of {', '.join(SIZES)}")
-    parser.add_argument("--repeats", type=int, help="repetitions of each measurement; by default 7 embedded and 2 at 32M")
+    parser.add_argument("--repeats", type=int, help="repetitions of each measurement; by default 7 embedded, 2 at 32M, 1 at 120M")
+    parser.add_argument("--questions", type=int, default=Load().questions, help="questions of a repetition")
     options = parser.parse_args()
     chosen = options.sizes.split(",")
     for size in chosen:
@@ -158,8 +161,11 @@ def main(name: str, commands: list[str], targets: dict[tuple[str, str], float]) 
             parser.error(f"--sizes names {size!r}; allowed are {', '.join(SIZES)}")
     if options.repeats is not None and options.repeats < 1:
         parser.error(f"--repeats is {options.repeats}; it must be 1 or more")
+    if options.questions < 1:
+        parser.error(f"--questions is {options.questions}; it must be 1 or more")
     if any(importlib.util.find_spec(module) is None for module in ("torch", "transformers", "peft")):
         parser.error("the peer needs torch, transformers and peft: pip install -e '.[parity]'")
-    records = compare(name, commands, targets, {size: options.repeats or {"embedded": 7, "32M": 2}[size] for size in chosen})
+    repeats = {size: options.repeats or {"embedded": 7, "32M": 2, "120M": 1}[size] for size in chosen}
+    records = compare(name, commands, targets, repeats, Load(questions=options.questions))
     for record in records:
         print(json.dumps(record), flush=True)

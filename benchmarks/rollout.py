@@ -3,4 +3,4 @@
 from benchmarks.compare import main
 
 if __name__ == "__main__":
-    main("rollout", ["rollout"], {("rollout", "embedded"): 10, ("rollout", "32M"): 3})
+    main("rollout", ["rollout"], {("rollout", "embedded"): 10, ("rollout", "32M"): 3, ("rollout", "120M"): 3})

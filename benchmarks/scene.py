@@ -25,6 +25,8 @@ SIZES = {
     "embedded": load_config(EMBEDDED),  # the sizes of the backbone that the package ships
     "32M": DecoderConfig(vocab_size=8192, hidden_size=512, intermediate_size=1536, num_hidden_layers=9, num_attention_heads=8,
                          num_key_value_heads=4, head_dim=64, rope_theta=1e4),
+    "120M": DecoderConfig(vocab_size=16384, hidden_size=768, intermediate_size=2304, num_hidden_layers=16, num_attention_heads=12,
+                          num_key_value_heads=4, head_dim=64, rope_theta=1e4),
 }
 
 

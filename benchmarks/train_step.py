@@ -4,5 +4,6 @@ from benchmarks.compare import main
 
 if __name__ == "__main__":
     main("train_step", ["update", "train_step"], {
-        ("update", "embedded"): 1.5, ("update", "32M"): 1.5, ("train_step", "embedded"): 4, ("train_step", "32M"): 2,
+        ("update", "embedded"): 1.5, ("update", "32M"): 2, ("update", "120M"): 2,
+        ("train_step", "embedded"): 4, ("train_step", "32M"): 2, ("train_step", "120M"): 2,
     })

@@ -66,6 +66,39 @@ def run(*arguments, **options):
     return said
 
 
+JUDGING = """
+from neuromas_jax.parallel import distributed
+distributed.start()
+import jax
+from neuromas_jax.tasks import make_task
+from neuromas_jax.train.verdicts import start_verdicts
+
+task, seen = make_task("listops"), []
+class Counted:
+    def start_all(self, messages, questions):
+        seen.extend(messages)
+        return task.start_all(messages, questions)
+
+questions = [task.generate("test", index) for index in range(7)]
+messages = ["answer " + (question.answer if index % 2 else "\\ud800 -1") for index, question in enumerate(questions)]
+first, second = start_verdicts(Counted(), messages, questions), start_verdicts(Counted(), messages[:1], questions[:1])
+assert first() == task.verify_all(messages, questions) and second() == task.verify_all(messages[:1], questions[:1])
+print(jax.process_index(), len(seen), distributed.gathered({"own": jax.process_index()}), flush=True)
+"""
+
+
+def test_each_process_judges_its_share_and_all_have_all_verdicts():
+    """Of seven rows and of one, more than the first process has any of; a text that is none in UTF-8 is carried as well."""
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{free_port()}",
+                   "JAX_NUM_PROCESSES": "3"}
+    started = [subprocess.Popen([sys.executable, "-c", JUDGING], cwd=ROOT, env={**environment, "JAX_PROCESS_ID": str(number)},
+                                text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) for number in range(3)]
+    said = [process.communicate(timeout=200)[0] for process in started]
+    assert all(process.returncode == 0 for process in started), said
+    for number, (text, count) in enumerate(zip(said, (4, 2, 2))):
+        assert f"{number} {count} [{{'own': 0}}, {{'own': 1}}, {{'own': 2}}]" in text
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     place = tmp_path_factory.mktemp("processes")

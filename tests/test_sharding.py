@@ -15,6 +15,7 @@ from neuromas_jax.config import parse
 from neuromas_jax.graph import text_graph
 from neuromas_jax.parallel.mesh import MeshShape, check_mesh, parse_mesh, plan_mesh
 from neuromas_jax.parallel.rules import Rules, constrain, padded_rows
+from tests.conftest import CACHE
 from tests.tiny import tiny_config
 
 FLAGS = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
@@ -22,9 +23,13 @@ FLAGS = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_cou
 MESHES = {"two devices": ("2x1x1", "1x2x1", "1x1x2"), "four": ("4x1x1", "2x2x1+fsdp"), "eight": ("8x1x1", "1x8x1", "2x2x2")}
 
 
+CACHED = dict(JAX_COMPILATION_CACHE_DIR=CACHE, JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0.3",
+              JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES="-1")  # each process compiles the program for one device
+
+
 def run_sharded(*arguments):
-    done = subprocess.run([sys.executable, "-m", "tests.sharded", *arguments], cwd=Path(__file__).parents[1],
-                          env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": FLAGS}, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-m", "tests.sharded", *arguments], cwd=Path(__file__).parents[1], text=True,
+                          env={**os.environ, **CACHED, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": FLAGS}, capture_output=True)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
 

@@ -5,6 +5,7 @@ before it has, and it does not begin before all others have arrived, so that wha
 """
 
 from collections.abc import Sequence
+import json
 import os
 import re
 import sys
@@ -71,6 +72,17 @@ def agreed(values: Sequence[int], most: int = 16) -> list[int]:
     padded = np.full(most, -1, np.int32)
     padded[: len(values[-most:])] = values[-most:]
     return [int(value) for value in multihost_utils.broadcast_one_to_all(padded) if value >= 0]
+
+
+def gathered(value: Any) -> list:
+    """What each process has, in their order: anything that JSON can hold."""
+    if jax.process_count() == 1:
+        return [value]
+    data = np.frombuffer(json.dumps(value).encode(), np.uint8)
+    sizes = multihost_utils.process_allgather(np.int32(data.size))
+    padded = np.zeros(sizes.max(), np.uint8)
+    padded[: data.size] = data
+    return [json.loads(row[:size].tobytes()) for row, size in zip(multihost_utils.process_allgather(padded), sizes)]
 
 
 def lost(error: Exception) -> bool:

@@ -13,6 +13,7 @@ from neuromas_jax.tasks import Question, Verdict
 from neuromas_jax.train.batches import TooLong, pad_questions, question_ids
 from neuromas_jax.train.forced import chosen_letters, force_letters, option_counts
 from neuromas_jax.train.run import Compiled
+from neuromas_jax.train.verdicts import start_verdicts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,8 +166,8 @@ def evaluate(
                 answered = [[[text] for text in chosen_letters(answer, keep, graph, counts)]]
             limits = truncated(answer, run.program.sampling.end_id)
             said_of = [(place, text) for place, _ in enumerate(chosen) for said_by in answered for text in said_by[place]]
-            waiting.append(([answers[place] for place, _ in said_of], task.start_all(
-                [text for _, text in said_of], [asked[chosen[place]] for place, _ in said_of])))
+            waiting.append(([answers[place] for place, _ in said_of], start_verdicts(
+                task, [text for _, text in said_of], [asked[chosen[place]] for place, _ in said_of])))
             cut += [limit for place, _ in enumerate(chosen) for of_node in limits for limit in of_node[place, :used].tolist()]
             tokens += sum(int(np.asarray(layer.live[:, : len(chosen), :used]).sum()) for layer in episodes)
             for node, per_question in enumerate(row for layer in texts for row in layer):

@@ -26,6 +26,7 @@ from neuromas_jax.train.metrics import Metrics, read_metrics
 from neuromas_jax.train.profile import Profile
 from neuromas_jax.train.run import Compiled, Run
 from neuromas_jax.train.sampling import sample_and_judge
+from neuromas_jax.train.verdicts import start_verdicts
 
 
 # Seeds start so far apart in the training split, more than any run takes. A family's split has no end; a number has 32 bits,
@@ -250,8 +251,12 @@ def invalid_messages(run: Run, episodes: Episodes, questions) -> jax.Array:
     for number, layer in enumerate(episodes):
         answers = number == graph.rounds - 1 or number in run.method.stages[0].finals
         for node in message_texts(run.parts.tokenizer, end_id, layer):
-            rows.append([[run.task.verify(text, question).outcome == "malformed" if answers else not states(text, known)
-                          for text in row] for row, question in zip(node, questions)])
+            if not answers:
+                rows.append([[not states(text, known) for text in row] for row in node])
+                continue
+            verdicts = iter(start_verdicts(run.task, [text for row in node for text in row],
+                                           [question for question, row in zip(questions, node) for _ in row])())
+            rows.append([[next(verdicts).outcome == "malformed" for _ in row] for row in node])
     return jnp.asarray(rows)
 
 

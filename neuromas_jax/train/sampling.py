@@ -11,6 +11,7 @@ from neuromas_jax.rollout.microbatch import take_questions
 from neuromas_jax.tasks import Question, Verdict
 from neuromas_jax.train.evaluate import message_texts
 from neuromas_jax.train.run import Compiled
+from neuromas_jax.train.verdicts import start_verdicts
 
 
 def sample_and_judge(
@@ -36,7 +37,7 @@ def sample_and_judge(
     for start, part in zip(starts, parts):
         texts = message_texts(run.parts.tokenizer, run.program.sampling.end_id, part[-1])[0]
         asked = [question for question in questions[start : start + size] for _ in range(group)]
-        waiting.append(run.task.start_all([text for row in texts for text in row], asked))
+        waiting.append(start_verdicts(run.task, [text for row in texts for text in row], asked))
     every = [verdict for verdicts in waiting for verdict in verdicts()]
     episodes = parts[0] if len(parts) == 1 else jax.tree.map(lambda *x: jnp.concatenate(x, axis=1), *parts)
     return episodes, [every[start : start + group] for start in range(0, len(every), group)]
