@@ -54,7 +54,7 @@ def names(graph, calls, *args, **options):
 
 def test_candidates_fit_the_calls():
     graph = text_graph("2-1", 2)
-    assert names(graph, 7, layers=1) == {"front": "4-2-1", "middle": "2-2-1", "wider 0": "3-1"}
+    assert names(graph, 7, layers=1) == {"front": "2-2-1", "wide front": "4-2-1", "middle": "2-2-1", "wider 0": "3-1"}
     assert names(graph, 5, layers=1) == {"front": "2-2-1", "middle": "2-2-1", "wider 0": "3-1"}
     assert names(graph, 4, layers=1) == {"front": "1-2-1", "wider 0": "3-1"}
     assert names(graph, 3, layers=1) == {}
@@ -110,12 +110,28 @@ def test_a_search_spends_its_budget_and_keeps_what_helped(tmp_path, monkeypatch)
     decision, = done["search"]
     assert decision["graph"] == "1" and decision["chosen"] == "front" and decision["step"] == 2  # one validation without gain
     assert [one["graph"] for one in decision["trials"]] == ["2-1"]
-    assert decision["trials"][0]["worth"] == pytest.approx(0.5 / 6)  # three messages of two tokens
+    assert decision["trials"][0]["worth"] == pytest.approx(0.5 / 4)  # two more messages of two tokens
     assert done["samples"] == STEPS * 16 and str(graph_of(done["graph"])) == "2-1"
     steps = [record["step"] for record in read_metrics(folder)]
     assert steps == sorted(set(steps)) and steps[-1] == STEPS
     plan = plan_evaluation(config, tmp_path, "listops", "searched", 0)
     assert {record["topology"] for record in plan.records()} == {"2-1"} and plan.records()[0]["calls"] == 3
+
+
+def test_growth_does_not_wait_for_a_stall_longer_than_it_is_told(tmp_path, monkeypatch):
+    """A graph that gets better and better is left after `every` steps; one of all calls trains on to the end of growing."""
+    accuracies(monkeypatch, {"1": 0.25, "1-1": 0.5, "2-1": 0.75})
+    evaluate, risen = loop.evaluate, [0.0]
+
+    def rising(*args, **options):
+        risen[0] += 0.02
+        scores = evaluate(*args, **options)
+        return dataclasses.replace(scores, correct=(*scores.correct, *[True] * round(1000 * risen[0])))
+
+    monkeypatch.setattr(loop, "evaluate", rising)
+    done = read_done(go(configure(every=3, stall=9, most=2), tmp_path))
+    assert [(one["step"], one["chosen"]) for one in done["search"]] == [(3, "front"), (8, "none")]
+    assert str(graph_of(done["graph"])) == "2-1" and done["samples"] == STEPS * 16
 
 
 def test_a_search_that_finds_nothing_trains_on_what_it_has(tmp_path, monkeypatch):

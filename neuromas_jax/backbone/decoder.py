@@ -23,7 +23,9 @@ from neuromas_jax.backbone.norm import rms_norm
 from neuromas_jax.backbone.rotary import rotary_angles, rotate
 
 ACTIVATIONS = {"silu": jax.nn.silu, "gelu_pytorch_tanh": jax.nn.gelu}  # the latter by its default, the tanh approximation
-UNROLL = 12  # so few layers are written out, not scanned: each then keeps a cache array of its own, which nothing slices
+# So few layers are written out, not scanned: each then keeps a cache array of its own, which nothing slices, and its weights are
+# not copied at every token. 16 layers on a CPU (`benchmarks.rollout --sizes 120M`): 17.9 s against 31.9, compiled in 65 s, not 20.
+UNROLL = 16
 
 
 @jax.tree_util.register_dataclass

@@ -1,14 +1,16 @@
 """Automated growth: measured signals decide when a graph grows, and trials decide where (ours; future work in the paper).
 
-    train the start until it stalls
+    train the start until it stalls, or for `every` steps
     while a bigger graph fits the calls, and steps for trials are left:
         candidates = what the signals allow
         train each for a few steps from the same parent
-        go on with the one that gained most accuracy per token that it writes, or lost least, until it stalls
+        go on with the one that gained most accuracy per token that it adds, or lost least, as before
 
 Everything counts: the steps of trials that lost are gone from the budget. Signals are those of the last record of
-`metrics.jsonl`: saturation (no gain over the last validations) asks for growth at all; blanked influence and the diversity of
-labels say whether a layer would have use for more nodes.
+`metrics.jsonl`: saturation (no gain over the last validations) asks for growth, which does not wait for it longer than `every`
+steps, since a small graph that goes on to learn a little spends the steps that a larger one needs; blanked influence and the
+diversity of labels say whether a layer would have use for more nodes. A gain counts per added token, so that of two steps the
+smaller one is taken unless the larger is worth more, and calls are left for the next.
 """
 
 from collections.abc import Callable, Sequence
@@ -62,7 +64,7 @@ def signals(graph: TextGraph, record: dict) -> list[dict]:
 def candidates(graph: TextGraph, calls: int, measured: Sequence[dict]) -> list[Candidate]:
     """Bigger graphs of at most so many calls that the signals allow.
 
-    - "front": a layer in front, twice as wide as the first one, or as wide as fits.
+    - "front": a layer in front, as wide as the first one, or as fits; "wide front": twice as wide.
     - "middle": a layer before the readout, as wide as the one before it.
     - "wider k": half as many nodes more in layer k, if every node of it matters and says something of its own.
     - "edges": every layer reads all before it.
@@ -70,8 +72,10 @@ def candidates(graph: TextGraph, calls: int, measured: Sequence[dict]) -> list[C
     left, found = calls - graph.size, []
     hidden = graph.layers[:-1]
     if left >= 1:
-        width = min(left, 2 * hidden[0].width if hidden else 2)
+        width = min(left, hidden[0].width if hidden else 2)
         found.append(Candidate("front", (Deepen(0, width, bypass=False),), "front"))
+        if hidden and 2 * width <= left:
+            found.append(Candidate("wide front", (Deepen(0, 2 * width, bypass=False),), "front"))
         if hidden and left >= hidden[-1].width:
             found.append(Candidate("middle", (Deepen(graph.rounds - 1, hidden[-1].width, bypass=False),), "middle"))
         for number, (layer, one) in enumerate(zip(hidden, measured)):
@@ -120,6 +124,8 @@ def search(
         # 1. Train until it stalls, or to the end where nothing will grow any more.
         last = number == rule.most or before + rule.trial >= growing
         most = (steps if last else growing) - before
+        if rule.every and not last and compiled.run.method.graph.size < calls:
+            most = min(most, rule.every)
         state = train(compiled, place, seed, most, f"{title} {place.name}", start, 0 if last else rule.stall)
         done, graph, records = int(state.step), compiled.run.method.graph, read_metrics(place)
         spent, now = before + done, records[-1]
@@ -134,7 +140,8 @@ def search(
         tried = candidates(graph, calls, measured)[: max(0, (growing - spent) // rule.trial)]
         trials = [trial(parent, one, folder, seed, number + 1, title, programs) for one in tried]
         gains = [accuracy - now["accuracy"] for *_, accuracy in trials]
-        worth = [gain / grown.run.method.graph.token_budget if gain > 0 else gain for gain, (_, grown, *_) in zip(gains, trials)]
+        added = [max(grown.run.method.graph.token_budget - graph.token_budget, 1) for _, grown, *_ in trials]
+        worth = [gain / tokens if gain > 0 else gain for gain, tokens in zip(gains, added)]
         best = max(range(len(trials)), key=worth.__getitem__, default=None)
         taken = best is not None and gains[best] >= -LOSS
         decisions.append({
