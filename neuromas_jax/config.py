@@ -118,6 +118,7 @@ class SearchConfig:
       topology: of the start.
       calls: per question at most; 0 for as many as the family's own graph makes.
       trial: steps that every candidate is tried for.
+      tries: how many candidates are tried at a time; 0 for all that the signals allow.
       stall: validations in a row without a gain of a point after which it grows.
       every: steps that a graph with calls left is trained for at most before it grows, its trial among them; 0 for no such limit.
       growing: share of all steps after which it grows no more.
@@ -128,6 +129,7 @@ class SearchConfig:
     topology: str = "2-1"
     calls: int = 0
     trial: int = 10
+    tries: int = 0
     stall: int = 2
     every: int = 0
     growing: float = 0.7
@@ -335,7 +337,7 @@ def _check(config: Config) -> None:
         *((f"families.{name}.message_tokens", family.message_tokens, 2) for name, family in families),
         *((f"families.{name}.steps", family.steps, 1) for name, family in families),
         *((f"families.{name}.search.{field}", getattr(family.search, field), low) for name, family in families
-          for field, low in (("calls", 0), ("trial", 1), ("stall", 1), ("every", 0), ("most", 0))),
+          for field, low in (("calls", 0), ("trial", 1), ("tries", 0), ("stall", 1), ("every", 0), ("most", 0))),
     ):
         if value is not None and min(value if isinstance(value, tuple) else (value,), default=low) < low:
             raise ValueError(f"config key {name!r} is {value}; it must be {low} or more")

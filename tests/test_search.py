@@ -19,7 +19,7 @@ from neuromas_jax.tasks import Task, Verdict
 from neuromas_jax.train import loop, run as train_run, search
 from neuromas_jax.train.metrics import read_metrics
 from neuromas_jax.train.run import Parts
-from neuromas_jax.train.search import candidates, signals
+from neuromas_jax.train.search import candidates, choose, signals
 from tests.tiny import tiny_config, tokenizer
 
 
@@ -73,6 +73,13 @@ def test_a_layer_is_widened_only_if_all_its_nodes_are_of_use():
     assert "wider 0" not in names(graph, 7, influence=None, layers=1)
 
 
+def test_a_trial_is_taken_before_those_ahead_of_it_only_for_more_than_chance():
+    assert choose([], 128) is None and choose([0.0], 128) == 0
+    assert choose([0.02, 0.04], 128) == 0 and choose([0.02, 0.04], 1000) == 1
+    assert choose([0.38, 0.37, 0.5, 0.52], 128) == 2
+    assert choose([-1.0, 0.0], 128) == 1  # one that diverged
+
+
 def test_signals_are_the_least_influence_and_the_share_of_own_labels():
     record = {"nodes": {"label": ["A", "A", "B", "-", "answer"], "blanked_loss": [0.2, 0.1, 0.05, 0.3, None]}}
     assert signals(text_graph("2-2-1"), record) == [
@@ -110,7 +117,7 @@ def test_a_search_spends_its_budget_and_keeps_what_helped(tmp_path, monkeypatch)
     decision, = done["search"]
     assert decision["graph"] == "1" and decision["chosen"] == "front" and decision["step"] == 2  # one validation without gain
     assert [one["graph"] for one in decision["trials"]] == ["2-1"]
-    assert decision["trials"][0]["worth"] == pytest.approx(0.5 / 4)  # two more messages of two tokens
+    assert decision["trials"][0]["gain_per_token"] == pytest.approx(0.5 / 6)  # three messages of two tokens
     assert done["samples"] == STEPS * 16 and str(graph_of(done["graph"])) == "2-1"
     steps = [record["step"] for record in read_metrics(folder)]
     assert steps == sorted(set(steps)) and steps[-1] == STEPS

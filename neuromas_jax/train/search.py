@@ -4,17 +4,18 @@
     while a bigger graph fits the calls, and steps for trials are left:
         candidates = what the signals allow
         train each for a few steps from the same parent
-        go on with the one that gained most accuracy per token that it adds, or lost least, as before
+        go on, as before, with the first of them that no later one beats by more than chance
 
 Everything counts: the steps of trials that lost are gone from the budget. Signals are those of the last record of
 `metrics.jsonl`: saturation (no gain over the last validations) asks for growth, which does not wait for it longer than `every`
 steps, since a small graph that goes on to learn a little spends the steps that a larger one needs; blanked influence and the
-diversity of labels say whether a layer would have use for more nodes. A gain counts per added token, so that of two steps the
-smaller one is taken unless the larger is worth more, and calls are left for the next.
+diversity of labels say whether a layer would have use for more nodes. What adds depth, and few calls, comes first, and the
+accuracies after a short trial are mostly noise: so another is taken only where it is ahead by more than a standard error.
 """
 
 from collections.abc import Callable, Sequence
 import dataclasses
+import math
 from pathlib import Path
 
 from absl import logging
@@ -62,11 +63,11 @@ def signals(graph: TextGraph, record: dict) -> list[dict]:
 
 
 def candidates(graph: TextGraph, calls: int, measured: Sequence[dict]) -> list[Candidate]:
-    """Bigger graphs of at most so many calls that the signals allow.
+    """Bigger graphs of at most so many calls that the signals allow, in the order in which they are tried.
 
     - "front": a layer in front, as wide as the first one, or as fits; "wide front": twice as wide.
-    - "middle": a layer before the readout, as wide as the one before it.
     - "wider k": half as many nodes more in layer k, if every node of it matters and says something of its own.
+    - "middle": a layer before the readout, as wide as the one before it.
     - "edges": every layer reads all before it.
     """
     left, found = calls - graph.size, []
@@ -76,17 +77,32 @@ def candidates(graph: TextGraph, calls: int, measured: Sequence[dict]) -> list[C
         found.append(Candidate("front", (Deepen(0, width, bypass=False),), "front"))
         if hidden and 2 * width <= left:
             found.append(Candidate("wide front", (Deepen(0, 2 * width, bypass=False),), "front"))
-        if hidden and left >= hidden[-1].width:
-            found.append(Candidate("middle", (Deepen(graph.rounds - 1, hidden[-1].width, bypass=False),), "middle"))
         for number, (layer, one) in enumerate(zip(hidden, measured)):
             more = min(left, max(1, layer.width // 2))
             if one["diversity"] == 1 and one["influence"] is not None and one["influence"] >= USED:
                 found.append(Candidate(f"wider {number}", (Widen(number, more),), "middle"))
+        if hidden and left >= hidden[-1].width:
+            found.append(Candidate("middle", (Deepen(graph.rounds - 1, hidden[-1].width, bypass=False),), "middle"))
     dense = tuple(Rewire(number, tuple(range(number)), None) for number in range(1, graph.rounds)
                   if graph.layers[number].reads != tuple(range(number)) or graph.layers[number].edges is not None)
     if dense and graph.rounds > 2:
         found.append(Candidate("edges", dense, "middle"))
     return found
+
+
+def choose(accuracies: Sequence[float], questions: int) -> int | None:
+    """The place of the first trial that no later one beats by more than a standard error of their difference; None of none.
+
+    >>> choose([0.02, 0.04, 0.12], 128), choose([0.02, 0.04], 128)
+    (2, 0)
+    """
+    best = 0 if accuracies else None
+    for place, accuracy in enumerate(accuracies):
+        spread = [max(one * (1 - one), 0) for one in (accuracy, accuracies[best])]  # one that diverged counts as -1
+        noise = math.sqrt(sum(spread) / questions)
+        if accuracy - accuracies[best] > noise:
+            best = place
+    return best
 
 
 def searched_run(like: Run, graph: TextGraph, growth: Growth | None = None) -> Run:
@@ -137,17 +153,16 @@ def search(
             return state, compiled, parent, decisions
         # 2. A short trial of each candidate, from the same parent.
         measured = signals(graph, now)
-        tried = candidates(graph, calls, measured)[: max(0, (growing - spent) // rule.trial)]
+        tried = candidates(graph, calls, measured)[: min(rule.tries or steps, max(0, (growing - spent) // rule.trial))]
         trials = [trial(parent, one, folder, seed, number + 1, title, programs) for one in tried]
         gains = [accuracy - now["accuracy"] for *_, accuracy in trials]
-        added = [max(grown.run.method.graph.token_budget - graph.token_budget, 1) for _, grown, *_ in trials]
-        worth = [gain / tokens if gain > 0 else gain for gain, tokens in zip(gains, added)]
-        best = max(range(len(trials)), key=worth.__getitem__, default=None)
+        best = choose([accuracy for *_, accuracy in trials], run.config.training.validation_questions)
         taken = best is not None and gains[best] >= -LOSS
         decisions.append({
             "step": spent, "graph": str(graph), "accuracy": now["accuracy"], "signals": measured,
-            "trials": [{"candidate": one.name, "graph": str(grown.run.method.graph), "accuracy": accuracy, "worth": value}
-                       for (one, grown, _, _, accuracy), value in zip(trials, worth)],
+            "trials": [{"candidate": one.name, "graph": str(grown.run.method.graph), "accuracy": accuracy,
+                        "gain_per_token": gain / grown.run.method.graph.token_budget}
+                       for (one, grown, _, _, accuracy), gain in zip(trials, gains)],
             "chosen": tried[best].name if taken else "none"})
         # 3. The winner goes on, its own steps counted in its folder; or the parent does, and nothing grows any more.
         number, before = number + 1, spent + rule.trial * (len(trials) - taken)
