@@ -132,7 +132,7 @@ def shapes():
 
 def searched():
     """Automated growth to seven calls, for as many samples as the hand-set graphs of `shapes`, trials included."""
-    rules = dict(topology="2-1", calls=7, trial=10, stall=3, growing=0.6, growth=dict(rate=0.2))
+    rules = dict(topology="2-1", calls=7, trial=5, tries=2, every=5, stall=3, growing=0.7, growth=dict(rate=1.0))
     return dict(
         backbone="embedded",
         families=dict(listops=dict(LISTOPS, search=rules), arithmetic=dict(ARITHMETIC, options=dict(uneven=True), search=rules)),
