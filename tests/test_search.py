@@ -54,7 +54,7 @@ def names(graph, calls, *args, **options):
 
 def test_candidates_fit_the_calls():
     graph = text_graph("2-1", 2)
-    assert names(graph, 7, layers=1) == {"front": "2-2-1", "wide front": "4-2-1", "middle": "2-2-1", "wider 0": "3-1"}
+    assert names(graph, 7, layers=1) == {"front": "2-2-1", "middle": "2-2-1", "wider 0": "3-1"}
     assert names(graph, 5, layers=1) == {"front": "2-2-1", "middle": "2-2-1", "wider 0": "3-1"}
     assert names(graph, 4, layers=1) == {"front": "1-2-1", "wider 0": "3-1"}
     assert names(graph, 3, layers=1) == {}

@@ -9,8 +9,10 @@
 Everything counts: the steps of trials that lost are gone from the budget. Signals are those of the last record of
 `metrics.jsonl`: saturation (no gain over the last validations) asks for growth, which does not wait for it longer than `every`
 steps, since a small graph that goes on to learn a little spends the steps that a larger one needs; blanked influence and the
-diversity of labels say whether a layer would have use for more nodes. What adds depth, and few calls, comes first, and the
-accuracies after a short trial are mostly noise: so another is taken only where it is ahead by more than a standard error.
+diversity of labels say whether a layer would have use for more nodes. Steps are small, since a short trial says what helps now and
+not what leaves calls for later: a layer in front twice as wide won such trials and then had no call left for depth. What
+adds depth comes first, and accuracies after a short trial are mostly noise: so another is taken only where it is ahead by more
+than a standard error.
 """
 
 from collections.abc import Callable, Sequence
@@ -65,7 +67,7 @@ def signals(graph: TextGraph, record: dict) -> list[dict]:
 def candidates(graph: TextGraph, calls: int, measured: Sequence[dict]) -> list[Candidate]:
     """Bigger graphs of at most so many calls that the signals allow, in the order in which they are tried.
 
-    - "front": a layer in front, as wide as the first one, or as fits; "wide front": twice as wide.
+    - "front": a layer in front, as wide as the first one, or as fits.
     - "wider k": half as many nodes more in layer k, if every node of it matters and says something of its own.
     - "middle": a layer before the readout, as wide as the one before it.
     - "edges": every layer reads all before it.
@@ -75,8 +77,6 @@ def candidates(graph: TextGraph, calls: int, measured: Sequence[dict]) -> list[C
     if left >= 1:
         width = min(left, hidden[0].width if hidden else 2)
         found.append(Candidate("front", (Deepen(0, width, bypass=False),), "front"))
-        if hidden and 2 * width <= left:
-            found.append(Candidate("wide front", (Deepen(0, 2 * width, bypass=False),), "front"))
         for number, (layer, one) in enumerate(zip(hidden, measured)):
             more = min(left, max(1, layer.width // 2))
             if one["diversity"] == 1 and one["influence"] is not None and one["influence"] >= USED:
