@@ -9,10 +9,11 @@
 Everything counts: the steps of trials that lost are gone from the budget. Signals are those of the last record of
 `metrics.jsonl`: saturation (no gain over the last validations) asks for growth, which does not wait for it longer than `every`
 steps, since a small graph that goes on to learn a little spends the steps that a larger one needs; blanked influence and the
-diversity of labels say whether a layer would have use for more nodes. Steps are small, since a short trial says what helps now and
-not what leaves calls for later: a layer in front twice as wide won such trials and then had no call left for depth. What
-adds depth comes first, and accuracies after a short trial are mostly noise: so another is taken only where it is ahead by more
-than a standard error.
+diversity of labels say whether a layer would have use for more nodes.
+
+Steps are small, since a short trial says what helps now and not what leaves calls for later: a layer in front twice as wide won
+such trials and then had no call left for depth. What adds depth comes first, and accuracies after a short trial are mostly noise:
+so another is taken only where it is ahead by more than a standard error.
 """
 
 from collections.abc import Callable, Sequence
