@@ -395,6 +395,9 @@ def _check(config: Config) -> None:
         if family.search.growth.imitate or family.search.growth.place != Growth().place:
             raise ValueError(f"config key 'families.{name}.search.growth' is {family.search.growth}: a search tries the places "
                              "of new nodes itself, and has no imitation; leave out place, and take new='zero_b' or 'copy'")
+        if 0 < family.search.every < family.search.trial:
+            raise ValueError(f"config key 'families.{name}.search.every' is {family.search.every}, and a trial of "
+                             f"{family.search.trial} steps (search.trial) is part of it; make it as many or more, or 0")
         if not 0 <= family.search.growing <= 1:
             raise ValueError(f"config key 'families.{name}.search.growing' is {family.search.growing}; it is a share of all "
                              "steps, from 0 to 1")

@@ -49,8 +49,9 @@ def test_a_model_in_the_cache_needs_no_network(tmp_path):
 @pytest.mark.parametrize("environment", [dict(HF_HUB_OFFLINE="1"), dict(HF_ENDPOINT="http://127.0.0.1:9")])
 def test_without_a_network_the_error_says_what_to_do(environment, tmp_path):
     said = ask("owner/other", tmp_path, **environment)
-    assert said.startswith("FileNotFoundError: backbone 'owner/other' is no local folder, the Hugging Face Hub cannot be reached")
-    assert "`hf download owner/other --local-dir FOLDER`" in said
+    assert said.startswith("FileNotFoundError: backbone 'owner/other' is no local folder, and model 'owner/other': the Hugging "
+                           "Face Hub cannot be reached")
+    assert "`hf download owner/other --repo-type model --local-dir FOLDER`" in said
 
 
 def test_without_its_library_the_error_names_the_extra(monkeypatch):

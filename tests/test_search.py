@@ -74,10 +74,12 @@ def test_a_layer_is_widened_only_if_all_its_nodes_are_of_use():
 
 
 def test_a_trial_is_taken_before_those_ahead_of_it_only_for_more_than_chance():
-    assert choose([], 128) is None and choose([0.0], 128) == 0
-    assert choose([0.02, 0.04], 128) == 0 and choose([0.02, 0.04], 1000) == 1
-    assert choose([0.38, 0.37, 0.5, 0.52], 128) == 2
-    assert choose([-1.0, 0.0], 128) == 1  # one that diverged
+    assert choose([], 0, 128) is None and choose([0.0], 0, 128) == 0
+    assert choose([0.02, 0.04], 0, 128) == 0 and choose([0.02, 0.04], 0, 1000) == 1
+    assert choose([0.38, 0.37, 0.5, 0.52], 0, 128) == 2
+    assert choose([0, 1 / 128], 0, 128) == 0  # one question is no evidence
+    assert choose([-1.0, 0.1], 0, 128) == 1 and choose([-1.0], 0, 128) is None  # one that diverged
+    assert choose([0.40, 0.44], 0.405, 128) == 1  # the first lost too much
 
 
 def test_signals_are_the_least_influence_and_the_share_of_own_labels():
@@ -200,6 +202,6 @@ def test_rules_belong_to_the_cell_and_wrong_ones_are_named():
     config = configure(topology="4-2-1")
     with pytest.raises(ValueError, match="search starts with 4-2-1, which makes more calls than the 3 allowed"):
         make_method("searched", config, config.families["listops"])
-    for rule, value in (("growing", 1.5), ("trial", 0), ("stall", 0), ("growth", dict(place="front"))):
+    for rule, value in (("growing", 1.5), ("trial", 0), ("stall", 0), ("growth", dict(place="front")), ("every", 1)):
         with pytest.raises(ValueError, match=f"families.listops.search.{rule}' is"):
             configure(**{rule: value})

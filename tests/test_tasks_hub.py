@@ -15,8 +15,7 @@ import pytest
 from neuromas_jax.tasks import BENCHMARKS, make_task
 from neuromas_jax.tasks.hub import PUBLISHED
 
-pytest.importorskip("datasets")
-COMMIT = "1" * 40
+COMMIT, OLDER = "1" * 40, "2" * 40
 PROGRAM = """
 import json, sys
 from neuromas_jax.tasks import make_task
@@ -24,7 +23,8 @@ for name, options in json.loads(sys.argv[1]):
     try:
         task = make_task(name, **options)
         found = {split: [[one.text, one.answer] for one in rows] for split, rows in task.rows.items()}
-        verdict = task.verify(f"Answer: {task.rows['test'][0].answer}", task.rows["test"][0]).reward
+        right = {"code": "def f(x):\\n    return x + 1"}.get(task.verifier, f"Answer: {task.rows['test'][0].answer}")
+        verdict = task.verify(right, task.rows["test"][0]).reward
         print(json.dumps([found, verdict]))
     except (ValueError, OSError) as error:
         print(json.dumps(f"{type(error).__name__}: {error}"))
@@ -40,24 +40,31 @@ SETS = {  # repository -> configuration -> split -> records, as the Hub has thei
                                        "test": [dict(ARC, question="How?", answerKey="")]}},
     "cais/mmlu": {"all": {split: [dict(question=f"{split} {subject}?", subject=subject, choices=["p", "q"], answer=1)
                                   for subject in ("abstract_algebra", "virology")] for split in ("dev", "validation", "test")}},
-    "lukaemon/bbh": {"navigate": {"test": [dict(input="Back?", target="No")]}, "snarks": {"test": []}},
+    "SaylorTwift/bbh": {"navigate": {"test": [dict(input="Back?", target="No")]}},
     "openai/openai_humaneval": {"openai_humaneval": {"test": [dict(
-        task_id="HumanEval/0", prompt="def f(x):\n", canonical_solution="    return x", entry_point="f",
-        test="def check(f):\n    assert f(1) == 1")]}},
+        task_id="HumanEval/0", prompt="def f(x):\n", canonical_solution="    return x + 1", entry_point="f",
+        test="def check(f):\n    assert f(1) == 2")]}},
     "google-research-datasets/mbpp": {"full": {split: [dict(
-        task_id=number, text="Add one.", code="-", test_list=["assert f(1) == 2"], test_setup_code="", challenge_test_list=[])]
+        task_id=number, text=f"Add one, {split}.", code="-", test_list=["assert f(1) == 2"], test_setup_code="",
+        challenge_test_list=[])]
         for split, number in (("train", 601), ("test", 11), ("validation", 511), ("prompt", 1))}},
-    "somebody/theirs": {"main": {"train": [dict(problem=f"{n} + 1?", value=str(n + 1)) for n in range(60)]}},
+    "somebody/theirs": {"main": {"train": [dict(problem=f"{n} + 1?", value=n + 1, depth=None) for n in range(60)]}},
+    "somebody/halves": {"main": {split: [dict(question=f"{split} {n}?", answer=str(n)) for n in range(count)]
+                                 for split, count in (("train", 50), ("validation", 5))}},
 }
 
 
-def files(repository):
-    """Path -> bytes of a repository, whose card names the configurations' files."""
+THEIRS = dict(name="somebody/theirs", verifier="number", question="problem", answer="value")
+
+
+def files(repository, commit):
+    """Path -> bytes of a repository, whose card names the configurations' files. The older commit has 40 rows at most."""
     card, found = ["---", "configs:"], {}
     for config, rows in SETS[repository].items():
         card += [f"- config_name: {config}", "  data_files:"]
         for split, records in rows.items():
             card += [f"  - split: {split}", f"    path: {config}/{split}.jsonl"]
+            records = records if commit == COMMIT else records[:40]
             found[f"{config}/{split}.jsonl"] = "".join(json.dumps(record) + "\n" for record in records).encode()
     return {"README.md": "\n".join([*card, "---", ""]).encode(), **found}
 
@@ -75,22 +82,25 @@ class Hub(BaseHTTPRequestHandler):
 
     def do_GET(self):
         parts = unquote(urlparse(self.path).path).removeprefix("/api").split("/")[2:]
-        name = "/".join(parts[:2])
+        name, rest = "/".join(parts[:2]), parts[2:]
+        commit = {"main": COMMIT}.get(rest[1], rest[1]) if len(rest) > 1 else COMMIT
         if name not in SETS:
             return self.say(b"{}", 404, X_Error_Code="RepoNotFound")
-        held, rest = files(name), parts[2:]
+        if commit not in (COMMIT, OLDER):
+            return self.say(b"{}", 404, X_Error_Code="RevisionNotFound")
+        held = files(name, commit)
         if "/api/" in self.path and rest[:1] == ["tree"]:
             listed = [dict(type="file", path=path, size=len(data), oid=hashlib.sha1(data).hexdigest())
                       for path, data in held.items() if path.startswith("/".join(rest[2:]))]
             return self.say(json.dumps(listed).encode(), Content_Type="application/json")
         if "/api/" in self.path:
-            about = dict(id=name, sha=COMMIT, private=False, gated=False, disabled=False, tags=[], downloads=0, likes=0,
+            about = dict(id=name, sha=commit, private=False, gated=False, disabled=False, tags=[], downloads=0, likes=0,
                          siblings=[dict(rfilename=path) for path in held])
             return self.say(json.dumps(about).encode(), Content_Type="application/json")
         data = held.get("/".join(rest[2:]))
         if data is None:
             return self.say(b"{}", 404, X_Error_Code="EntryNotFound")
-        return self.say(data, ETag=f'"{hashlib.sha1(data).hexdigest()}"', X_Repo_Commit=COMMIT)
+        return self.say(data, ETag=f'"{hashlib.sha1(data).hexdigest()}"', X_Repo_Commit=commit)
 
     do_HEAD = do_GET
 
@@ -100,6 +110,7 @@ class Hub(BaseHTTPRequestHandler):
 
 @pytest.fixture(scope="module")
 def hub():
+    pytest.importorskip("datasets")
     server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}"
@@ -121,10 +132,10 @@ def test_sets_are_read_as_their_files_are_and_again_without_a_network(hub, tmp_p
     asked = [published("gsm8k"), published("arc_challenge"), published("openbookqa"), published("commonsenseqa"),
              published("mmlu", subject="virology"), published("bbh", subject="navigate"), published("humaneval"),
              published("mbpp"),
-             ("hub", dict(name="somebody/theirs", verifier="number", question="problem", answer="value")),
-             ("hub", dict(name=f"somebody/theirs@{COMMIT}", verifier="number", question="problem", answer="value"))]
+             ("hub", THEIRS), ("hub", dict(THEIRS, name=f"somebody/theirs@{OLDER}")),
+             ("hub", dict(name="somebody/halves", verifier="number"))]
     found = ask(tmp_path, asked, HF_ENDPOINT=hub)
-    gsm, arc, book, common, mmlu, bbh, human, mbpp, theirs, pinned = [rows for rows, _ in found]
+    gsm, arc, book, common, mmlu, bbh, human, mbpp, theirs, older, halves = [rows for rows, _ in found]
     folder = tmp_path / "gsm8k"
     folder.mkdir()
     for split, rows in SETS["openai/gsm8k"]["main"].items():
@@ -134,32 +145,42 @@ def test_sets_are_read_as_their_files_are_and_again_without_a_network(hub, tmp_p
     assert arc == {split: [[f"{split}?\nA) one\nB) two", "B"]] for split in ("train", "validation", "test")}
     assert book["test"] == [["Which?\nA) one\nB) two", "B"]]
     assert common["test"] == [["Why?\nA) one\nB) two", "B"]]
-    assert mmlu["test"] == [["test virology?\nA) p\nB) q", "B"]] and len(mmlu["train"]) == 2
+    assert mmlu["test"] == [["test virology?\nA) p\nB) q", "B"]]
+    assert [text.split()[0] for text, _ in mmlu["train"]] == ["dev", "dev"]
     assert bbh == dict(train=[], validation=[], test=[["Back?", "No"]])
     assert human["test"][0][0] == "def f(x):\n"
-    assert [len(mbpp[split]) for split in ("train", "validation", "test")] == [0, 0, 1]  # all ask the same: the test keeps it
-    assert sum(map(len, theirs.values())) == 60 and theirs == pinned
-    assert [verdict for _, verdict in found] == [1, 1, 1, 1, 1, 1, 0, 0, 1, 1]  # `-` is no program
-    assert ask(tmp_path, asked[:1], HF_ENDPOINT=hub, HF_HUB_OFFLINE="1") == found[:1]
+    assert {split: [text.split("\n")[0] for text, _ in rows] for split, rows in mbpp.items()} == {
+        split: [f"Add one, {split}."] for split in ("train", "validation", "test")}
+    assert sum(map(len, theirs.values())) == 60 and sum(map(len, older.values())) == 40
+    assert len(halves["test"]) == 5 and len(halves["train"]) + len(halves["validation"]) == 50 and halves["validation"]
+    assert [verdict for _, verdict in found] == [1] * len(asked)
+    again = [asked[0], asked[-3], asked[-2]]
+    assert ask(tmp_path, again, HF_ENDPOINT=hub, HF_HUB_OFFLINE="1") == [found[0], found[-3], found[-2]]
 
 
 def test_what_is_not_there_is_named(hub, tmp_path):
-    missing, config, fields, table, subject, split = ask(tmp_path, [
-        ("hub", dict(name="somebody/nothing")), ("hub", dict(name="allenai/ai2_arc", config="ARC-Hard")),
+    missing, form, config, subject, fields, table, which, split = ask(tmp_path, [
+        ("hub", dict(name="somebody/nothing")), ("hub", dict(name="./x")),
+        ("hub", dict(name="allenai/ai2_arc", config="ARC-Hard")),
+        ("benchmark", dict(name="bbh", folder="hub", subject="navigat")),
         ("hub", dict(name="somebody/theirs")), ("benchmark", dict(name="scan", folder="hub")),
         ("benchmark", dict(name="bbh", folder="hub")), ("benchmark", dict(name="arc_easy", folder="hub"))], HF_ENDPOINT=hub)
-    assert missing.startswith("FileNotFoundError: the Hub gives no data set 'somebody/nothing'") and "hf auth login" in missing
-    assert "'ARC-Hard'" in config and "ARC-Challenge" in config
-    assert "somebody/theirs, split train, record 0: field 'question' is missing (found: 'problem', 'value')" in fields
+    assert missing.startswith("FileNotFoundError: the Hugging Face Hub does not give the dataset 'somebody/nothing'")
+    assert "'./x' is no name of the Hugging Face Hub; write OWNER/NAME" in form
+    assert "'ARC-Hard'" in config and "ARC-Challenge" in config and "give config= one that it has" in config
+    assert "'navigat'" in subject and "give a subject that it has" in subject
+    assert "somebody/theirs, split train, record 0: field 'question' is missing" in fields
     assert "'scan' is not read from the Hub; those that are: gsm8k" in table
-    assert "give subject=" in subject
+    assert "give subject=" in which
     assert "allenai/ai2_arc has no split 'test' on the Hub (found: train)" in split
-    offline, = ask(tmp_path, [("benchmark", dict(name="aqua", folder="hub"))], HF_HUB_OFFLINE="1")
-    assert offline.startswith("FileNotFoundError: data set 'deepmind/aqua_rat': the Hub cannot be reached or is switched off")
+    never, revision = ask(tmp_path, [("benchmark", dict(name="aqua", folder="hub")),
+                                     ("hub", dict(THEIRS, name=f"somebody/theirs@{OLDER}"))], HF_HUB_OFFLINE="1")
+    assert never.startswith("FileNotFoundError: dataset 'deepmind/aqua_rat': the Hugging Face Hub cannot be reached")
+    assert revision.startswith(f"FileNotFoundError: dataset 'somebody/theirs@{OLDER}': the Hugging Face Hub cannot be reached")
 
 
 def test_without_its_library_the_error_names_the_extra(monkeypatch):
-    monkeypatch.setitem(sys.modules, "datasets", None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"pip install neuromas_jax\[hub\]"):
         make_task("hub", name="somebody/theirs")
 
@@ -167,7 +188,7 @@ def test_without_its_library_the_error_names_the_extra(monkeypatch):
 def test_a_folder_of_that_name_comes_first(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "hub").mkdir()
-    with pytest.raises(FileNotFoundError, match="hub holds no file of the split 'test' of gsm8k"):
+    with pytest.raises(FileNotFoundError, match="the folder 'hub' holds no file of the split 'test' of gsm8k"):
         make_task("benchmark", name="gsm8k", folder="hub")
 
 

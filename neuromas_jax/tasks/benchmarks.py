@@ -9,7 +9,7 @@
 tenth of its training rows to it.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 import csv
 from dataclasses import dataclass
 import gzip
@@ -199,8 +199,9 @@ def benchmark(
     check_verifier(one.verifier)
     rows: dict[str, list[Question]] = {"train": [], "validation": [], "test": []}
     subjects, tested, left_out = set(), set(), 0  # tested: stems of all test rows, of other subjects too
+    records = _records(folder, name, subject)
     for split in one.files:
-        for where, record in _records(folder, name, split, subject):
+        for where, record in records[split]:
             try:
                 row = one.row(record)
             except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
@@ -238,15 +239,17 @@ def benchmark(
                     one.verifier, chance_of(one.verifier, rows["test"]))
 
 
-def _records(folder, name: str, split: str, subject: str | None) -> Iterator[tuple[str, dict]]:
-    """Where each record of a split is, and the record; none where there is no file of a split that is not the test."""
-    if folder == "hub" and not Path(folder).is_dir():
-        return hub.published(name, split, subject)
-    path = _file(Path(folder), name, split, subject)
-    if path is None:
-        logging.info("%s: no file for the split %s", name, split)
-        return iter(())
-    return read_records(path)
+def _records(folder, name: str, subject: str | None) -> dict[str, Iterable[tuple[str, dict]]]:
+    """Split -> where each record is, and the record; none where there is no file of a split that is not the test."""
+    if str(folder) == "hub" and not Path(folder).is_dir():
+        return hub.published(name, subject)
+    found = {}
+    for split in BENCHMARKS[name].files:
+        path = _file(Path(folder), name, split, subject)
+        if path is None:
+            logging.info("%s: no file for the split %s", name, split)
+        found[split] = read_records(path) if path else ()
+    return found
 
 
 def _file(folder: Path, name: str, split: str, subject: str | None) -> Path | None:
@@ -262,8 +265,8 @@ def _file(folder: Path, name: str, split: str, subject: str | None) -> Path | No
                 return folder / f"{one}{ending}"
     if split != "test":
         return None
-    raise FileNotFoundError(f"{folder} holds no file of the split {split!r} of {name}: looked for {', '.join(names)} with one of "
-                            f"{', '.join(ENDINGS)}; docs/datasets.md says where to get it")
+    raise FileNotFoundError(f"the folder {str(folder)!r} holds no file of the split {split!r} of {name}: looked for "
+                            f"{', '.join(names)} with one of {', '.join(ENDINGS)}; docs/datasets.md says where to get it")
 
 
 def read_records(path: Path) -> Iterator[tuple[str, dict]]:

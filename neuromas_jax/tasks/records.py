@@ -23,13 +23,14 @@ def records_task(
 ) -> FileTask:
     """Records of the splits train, validation and test as a task.
 
-    The splits are taken as they are. Without a validation split a tenth of the training rows serves, without a test split the
-    rows are dealt by a hash of the question; training rows that are tested or validated on are left out.
+    The splits are taken as they are. Without a test split that of validation is the test, and where there is none of the two the
+    rows are dealt by a hash of the question; without a validation split a tenth of the training rows serves. Training rows that
+    are tested or validated on are left out.
 
     Args:
       records: split -> records, of plain Python types. Splits of other names are read with `evaluation_only` alone.
       verifier: of `verifiers.VERIFIERS`; the records of a choice also have `options`, see `files.jsonl`.
-      question, answer: names of the fields.
+      question, answer: names of the fields; an answer is a text or a number.
       evaluation_only: all rows of all splits are in `test`.
 
     Raises:
@@ -42,9 +43,11 @@ def records_task(
         for number, row in enumerate(rows):
             where = f"{name}, split {split}, record {number}"
             row |= {wanted: row[field] for field, wanted in ((question, "question"), (answer, "answer")) if field in row}
-            for field, needed, _ in GIVEN.get(verifier, ()):
-                if not needed and row.get(field) == "":  # a record has all fields, an optional one may be empty
-                    del row[field]
+            if type(row.get("answer")) in (int, float):
+                row["answer"] = str(row["answer"])
+            optional = ("depth", *(field for field, needed, _ in GIVEN.get(verifier, ()) if not needed))
+            row = {field: value for field, value in row.items()  # a record has all fields, an optional one may be empty
+                   if not (field in optional and value in ("", None))}
             one = as_question(where, row, verifier)
             if not evaluation_only and splits.is_evaluation_row(one.text) and split != "test":
                 raise ValueError(f"{where}: this question is a row of a packaged BBH file, which must not be trained on; set "
@@ -53,7 +56,9 @@ def records_task(
     if not any(found.values()):
         raise ValueError(f"{name} has none of the splits {', '.join(FILE_SPLITS)} (found: {', '.join(records) or 'none'}); set "
                          "evaluation_only=True to take all that it has")
-    if not evaluation_only and not found["test"]:
+    if not found["test"] and found["validation"]:
+        found["test"], found["validation"] = found["validation"], []
+    if not found["test"]:
         every = [one for rows in found.values() for one in rows]
         found = {split: [one for one in every if split_of(one.text) == split] for split in FILE_SPLITS}
     settle(found, {stem(one.text) for one in found["test"]})

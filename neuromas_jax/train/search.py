@@ -4,7 +4,7 @@
     while a bigger graph fits the calls, and steps for trials are left:
         candidates = what the signals allow
         train each for a few steps from the same parent
-        go on, as before, with the first of them that no later one beats by more than chance
+        go on, as before, with the best of them, an earlier one where they differ by no more than noise
 
 Everything counts: the steps of trials that lost are gone from the budget. Signals are those of the last record of
 `metrics.jsonl`: saturation (no gain over the last validations) asks for growth, which does not wait for it longer than `every`
@@ -13,7 +13,7 @@ diversity of labels say whether a layer would have use for more nodes.
 
 Steps are small, since a short trial says what helps now and not what leaves calls for later: a layer in front twice as wide won
 such trials and then had no call left for depth. What adds depth comes first, and accuracies after a short trial are mostly noise:
-so another is taken only where it is ahead by more than a standard error.
+so a later one is taken only where it is ahead by more than that (`choose`).
 """
 
 from collections.abc import Callable, Sequence
@@ -29,6 +29,7 @@ from neuromas_jax.graph.growth import Deepen, Edit, Rewire, Widen, edit
 from neuromas_jax.methods import Method, Stage, family_graph
 from neuromas_jax.rl.growth import Growth
 from neuromas_jax.train import checkpoint
+from neuromas_jax.train.batches import distinct_questions
 from neuromas_jax.train.evaluate import UNLABELLED
 from neuromas_jax.train.loop import NonFinite, TrainState, train
 from neuromas_jax.train.metrics import read_metrics
@@ -91,17 +92,24 @@ def candidates(graph: TextGraph, calls: int, measured: Sequence[dict]) -> list[C
     return found
 
 
-def choose(accuracies: Sequence[float], questions: int) -> int | None:
-    """The place of the first trial that no later one beats by more than a standard error of their difference; None of none.
+def choose(accuracies: Sequence[float], least: float, questions: int) -> int | None:
+    """The trial to go on with, by its place: each in turn replaces the best before it if it is ahead by more than noise.
 
-    >>> choose([0.02, 0.04, 0.12], 128), choose([0.02, 0.04], 128)
+    Noise is roughly a standard error of a difference, of smoothed shares and as if each trial had questions of its own. Trials
+    below `least` are out; None if all are.
+
+    >>> choose([0.02, 0.04, 0.12], 0.0, 128), choose([0.02, 0.04], 0.0, 128)
     (2, 0)
     """
-    best = 0 if accuracies else None
+    def variance(accuracy):
+        share = (accuracy * questions + 1) / (questions + 2)
+        return share * (1 - share) / questions
+
+    best = None
     for place, accuracy in enumerate(accuracies):
-        spread = [max(one * (1 - one), 0) for one in (accuracy, accuracies[best])]  # one that diverged counts as -1
-        noise = math.sqrt(sum(spread) / questions)
-        if accuracy - accuracies[best] > noise:
+        if accuracy < least:
+            continue
+        if best is None or accuracy - accuracies[best] > math.sqrt(variance(accuracy) + variance(accuracies[best])):
             best = place
     return best
 
@@ -137,6 +145,7 @@ def search(
     growing, calls = int(steps * rule.growing), rule.calls or family_graph(run.config, run.family)[0].size
     compiled, place, start = programs(run), folder / f"grown0_{run.method.graph}", None
     joined, decisions, before, number = [], [], 0, 0
+    asked = len(distinct_questions(run.target, "validation", None, run.config.training.validation_questions))
     while True:
         # 1. Train until it stalls, or to the end where nothing will grow any more.
         last = number == rule.most or before + rule.trial >= growing
@@ -157,17 +166,16 @@ def search(
         tried = candidates(graph, calls, measured)[: min(rule.tries or steps, max(0, (growing - spent) // rule.trial))]
         trials = [trial(parent, one, folder, seed, number + 1, title, programs) for one in tried]
         gains = [accuracy - now["accuracy"] for *_, accuracy in trials]
-        best = choose([accuracy for *_, accuracy in trials], run.config.training.validation_questions)
-        taken = best is not None and gains[best] >= -LOSS
+        best = choose([accuracy for *_, accuracy in trials], now["accuracy"] - LOSS, asked)
         decisions.append({
             "step": spent, "graph": str(graph), "accuracy": now["accuracy"], "signals": measured,
             "trials": [{"candidate": one.name, "graph": str(grown.run.method.graph), "accuracy": accuracy,
                         "gain_per_token": gain / grown.run.method.graph.token_budget}
                        for (one, grown, _, _, accuracy), gain in zip(trials, gains)],
-            "chosen": tried[best].name if taken else "none"})
+            "chosen": "none" if best is None else tried[best].name})
         # 3. The winner goes on, its own steps counted in its folder; or the parent does, and nothing grows any more.
-        number, before = number + 1, spent + rule.trial * (len(trials) - taken)
-        if taken:
+        number, before = number + 1, spent + rule.trial * (len(trials) - (best is not None))
+        if best is not None:
             _, compiled, place, start, _ = trials[best]
         else:
             number, place = rule.most, folder / f"grown{number}_{graph}_none"
