@@ -76,10 +76,10 @@ def test_weights_are_merged_where_that_is_sound(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "changes, said", [(dict(dtype="bfloat16"), "2 layers of bfloat16"), (dict(num_hidden_layers=13), "13 layers")])
+    "changes, said", [(dict(dtype="bfloat16"), "2 layers of bfloat16"), (dict(num_hidden_layers=UNROLL + 1), f"{UNROLL + 1} layers")])
 def test_adapters_are_not_merged_where_they_would_be_lost(changes, said):
     config = tiny_config(**changes)
-    with pytest.raises(ValueError, match=f"{said}.*at most 12 of float32.*merge=False"):
+    with pytest.raises(ValueError, match=f"{said}.*at most {UNROLL} of float32.*merge=False"):
         merge(init_backbone(config, jax.random.key(0)), random_bank(config, 1), SCALE)
 
 

@@ -29,6 +29,7 @@ from neuromas_jax.train import checkpoint
 from neuromas_jax.train.batches import distinct_questions
 from neuromas_jax.train.loop import description
 from neuromas_jax.train.run import load_parts, make_run
+from tests.tiny import contents
 
 ROOT = Path(__file__).parents[1]
 EXPERIMENT = '''

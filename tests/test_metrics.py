@@ -15,7 +15,7 @@ from neuromas_jax.train.loop import Window, cut_episodes, train, write_episodes
 from neuromas_jax.train.metrics import whole
 from neuromas_jax.train.metrics import Metrics, cut_log, read_log, read_metrics
 from neuromas_jax.train.profile import Profile, parse_steps
-from tests.test_bad_input import compiled  # noqa: F401  (a tiny run whose programs are compiled once)
+from tests.test_stopped import compiled  # noqa: F401  (a tiny run whose programs are compiled once)
 from tests.tiny import tokenizer
 
 RECORDS = [{"step": step, "reward": step / 8} for step in (1, 2, 3)]

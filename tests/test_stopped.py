@@ -17,7 +17,7 @@ from neuromas_jax.train import run as train_run
 from neuromas_jax.train.batches import TooLong, next_batch, question_ids
 from neuromas_jax.train.loop import NonFinite, check_finite, train
 from neuromas_jax.train.run import Compiled, Parts, make_run
-from tests.tiny import tiny_config, tokenizer
+from tests.tiny import contents, tiny_config, tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -31,10 +31,6 @@ def compiled():
         patch.setattr(train_run, "load_parts", lambda *_: Parts(
             init_backbone(tiny_config(num_hidden_layers=1), jax.random.key(0)), tokenizer(), ""))
         return Compiled(make_run(config, "listops", "graph"))
-
-
-def contents(folder):
-    return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 def diverged(bank):

@@ -63,3 +63,8 @@ def encode_questions(texts, bucket: int = 16, first_index: int = 0) -> Questions
 def for_all(credit, program):
     """One number per episode as that of every node, `[X, B, G]`."""
     return jnp.broadcast_to(credit, (program.graph.size, *credit.shape))
+
+
+def contents(folder):
+    """Bytes of every file below a folder, by its path."""
+    return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
