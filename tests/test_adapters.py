@@ -75,8 +75,8 @@ def test_weights_are_merged_where_that_is_sound(monkeypatch):
             assert default_merge(tiny_config(**changes), nodes) == (sound and backend == "cpu"), (backend, changes, nodes)
 
 
-@pytest.mark.parametrize(
-    "changes, said", [(dict(dtype="bfloat16"), "2 layers of bfloat16"), (dict(num_hidden_layers=UNROLL + 1), f"{UNROLL + 1} layers")])
+@pytest.mark.parametrize("changes, said", [
+    (dict(dtype="bfloat16"), "2 layers of bfloat16"), (dict(num_hidden_layers=UNROLL + 1), f"{UNROLL + 1} layers")])
 def test_adapters_are_not_merged_where_they_would_be_lost(changes, said):
     config = tiny_config(**changes)
     with pytest.raises(ValueError, match=f"{said}.*at most {UNROLL} of float32.*merge=False"):
