@@ -152,7 +152,7 @@ def main(name: str, commands: list[str], targets: dict[tuple[str, str], float]) 
     """Command line of a comparison. The records stand in the last lines, one JSON object each."""
     parser = argparse.ArgumentParser(description=name)
     parser.add_argument("--sizes", default="embedded,32M",
-                        help=f"comma-separated, of {', '.join(SIZES)}; 120M with --questions=4 needs 19 GiB on both sides together")
+                        help=f"comma-separated, of {', '.join(SIZES)}; 120M with --questions=4 needs 19 GiB for both sides")
     parser.add_argument("--repeats", type=int, help="repetitions of each measurement; by default 7 embedded, 2 at 32M, 1 at 120M")
     parser.add_argument("--questions", type=int, default=Load().questions, help="questions of a repetition")
     options = parser.parse_args()

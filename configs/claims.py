@@ -170,8 +170,8 @@ These are the third rules of the search; seeds 0 to 2 showed what was wrong with
 first waited for a stall and tried every candidate for ten steps: on arithmetic the small graph went on to learn a little, and
 calls were left unused (46.5 %, against 78.9 % of 2-2-2-1 set by hand). The second grew every five steps; with two of three
 seeds it took a layer of four nodes in front, which was ahead after five steps, and had no call left for a fourth round (67.3 %).
-The knobs of the second were chosen on pilot seeds (100 to 102); the third are the second without that wide layer, for what seeds 0
-to 2 had shown, and were run on seeds 3 to 5 once. What is kept of both is in `results/pilots`."""
+The knobs of the second were chosen on pilot seeds (100 to 102); the third are the second without that wide layer, for what
+seeds 0 to 2 had shown, and were run on seeds 3 to 5 once. What is kept of both is in `results/pilots`."""
 
 EXPERIMENTS = dict(
     growth=growth("embedded", "grown_anew"), growth_seed1=growth("results/backbones/seed1"),

@@ -24,7 +24,7 @@ from neuromas_jax.backbone.rotary import rotary_angles, rotate
 
 ACTIVATIONS = {"silu": jax.nn.silu, "gelu_pytorch_tanh": jax.nn.gelu}  # the latter by its default, the tanh approximation
 # So few layers are written out, not scanned: each then keeps a cache array of its own, which nothing slices, and its weights are
-# not copied at every token: 18.3 s, not 31.8, for 16 layers on a CPU (`benchmarks/README.md`, 120M), which take longer to compile.
+# not copied at every token: 18.3 s, not 31.8, for 16 layers on a CPU (`benchmarks/README.md`), and longer compiles.
 UNROLL = 16
 
 
