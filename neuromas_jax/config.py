@@ -11,6 +11,7 @@ from typing import Any
 
 from neuromas_jax.backbone.architecture import LINEAR_SITES
 from neuromas_jax.parallel.mesh import parse_mesh
+from neuromas_jax.parallel.rules import AXIS_TYPES
 from neuromas_jax.rl.growth import Growth
 from neuromas_jax.rl.objective import Objective
 from neuromas_jax.rl.update import Optimizer
@@ -205,6 +206,8 @@ class Config:
       attention: "xla"; "cudnn" on an NVIDIA GPU in bfloat16 or "splash" on a TPU, for long prompts: see `backbone.kernels`.
       mesh: "auto" for all devices, split as `parallel.mesh.plan_mesh` says; "" for one; or devices along the axes, such as
         "node=2,data=4,model=1".
+      axis_types: "explicit", so that what does not fit along node and data is an error; or "auto", all left to XLA, for a program
+        of your own that JAX's types do not take.
       fsdp: whether the data axis also divides the backbone's weights, which are gathered a decoder layer at a time.
       families: name -> `FamilyConfig`.
       order: names of the families in the order in which they are done; alphabetical where it is empty.
@@ -221,6 +224,7 @@ class Config:
     remat: bool = False
     attention: str = "xla"
     mesh: str = "auto"
+    axis_types: str = "explicit"
     fsdp: bool = False
     families: dict[str, FamilyConfig] = dataclasses.field(default_factory=dict)
     order: tuple[str, ...] = ()
@@ -320,6 +324,8 @@ def _check_stages(config: Config, name: str, family: FamilyConfig) -> None:
 def _check(config: Config) -> None:
     check_template(config.prompt)
     parse_mesh(config.mesh)
+    if config.axis_types not in AXIS_TYPES:
+        raise ValueError(f"config.axis_types is {config.axis_types!r}; allowed: {', '.join(AXIS_TYPES)}")
     parse_steps(config.training.profile_steps)
     families = config.families.items()
     for name, value, low in (

@@ -8,19 +8,23 @@ import tempfile
 import zlib
 
 import jax
-from jax.sharding import PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 import numpy as np
 
 from neuromas_jax.backbone import huggingface, init_backbone, load_backbone
+from neuromas_jax.backbone.decoder import UNROLL
 from neuromas_jax.backbone.huggingface import weights_checksum
 from neuromas_jax.config import parse
 from neuromas_jax.parallel.mesh import MeshShape, make_mesh
-from neuromas_jax.parallel.place import shardings
+from neuromas_jax.parallel.place import shardings, typed
 from neuromas_jax.parallel.rules import mesh_rules
-from neuromas_jax.rl import init_learner
+from neuromas_jax.rl import init_learner, scores
+from neuromas_jax.rl.critic import prompt_features
+from neuromas_jax.rl.malt import log_ratio
 from neuromas_jax.rollout import no_interventions, shuffle_questions
 from neuromas_jax.train import checkpoint, run as train_run
 from neuromas_jax.train.batches import next_batch
+from neuromas_jax.train.loop import init_state
 from neuromas_jax.train.run import Compiled, Parts, make_run
 from tests.tiny import random_bank, tiny_config, tokenizer
 
@@ -61,6 +65,68 @@ def moved(state, alone):
             assert all(x.sharding == y.sharding for x, y in zip(jax.tree.leaves(read), jax.tree.leaves(other)))
 
 
+class Traced(Compiled):
+    """Programs that are traced, types and all, and never compiled: what they would give is nought."""
+
+    def _call(self, name, bucket, function, *args, options=dict):
+        lowered = self.lower(function, self.backbone, *map(self._place, args), **options())
+        return jax.tree.map(lambda x: jax.numpy.zeros(x.shape, x.dtype), lowered.out_info)
+
+
+def types(monitor):
+    """Every program of every trained method, with the axes of a mesh in its types. Traced, not compiled: seconds, not minutes."""
+    mesh, deep = make_mesh(MeshShape(2, 2, 2)), init_backbone(tiny_config(num_hidden_layers=UNROLL + 1), jax.random.key(0))
+    for method, stage, more in (
+        ("graph", 0, {}), ("graph", 0, dict(objective=dict(kl_penalty=0.1, invalid_penalty=0.1, entropy_floor=0.5))),
+        ("graph", 0, dict(rollout=dict(questions=8, group=2, microbatch=1))),  # fewer than the mesh divides
+        ("graph", 0, dict(adapters=dict(rank=2, sites=("q", "v")), fsdp=True, remat=True)),  # a scanned decoder and vocabulary
+        *(("malt", stage, dict(rollout=dict(questions=8, group=8))) for stage in (0, 1)), ("roles_critic", 0, {}),
+        ("roles_dr_mas", 0, {}), ("gptswarm", 0, {}), ("single_equal_tokens", 0, {}), ("selforg", 0, {}),
+    ):
+        config, backbone = parse({**CONFIG, **more}), deep if more.get("remat") else BACKBONE
+        backbone, scores.PART = dataclasses.replace(backbone, remat=config.remat), 64 if config.remat else 8192
+        train_run.load_parts = lambda *_: Parts(backbone, tokenizer(), "")
+        run = make_run(config, "listops", method, stage=stage)
+        traced, graph, size = Traced(run, mesh), run.method.graph, 8
+        batch = next_batch(run.task, 0, size, graph, tokenizer(), (13,), "error")[1]
+        state = init_state(run, 0)
+        keep = no_interventions(graph, size, run.program.group)
+        episodes = traced.rollout(state.learner.acting, batch, keep, jax.random.key(3))
+        traced.answer(state.learner.bank, batch, no_interventions(graph, size, 1), jax.random.key(3))
+        if method != "selforg":
+            invalid = jax.numpy.zeros((graph.size, size, run.program.group), bool) if run.objective.invalid_penalty else None
+            traced.update(state.learner, episodes, jax.numpy.zeros((size, run.program.group)), 13, invalid)
+            traced.learn(state.learner, episodes, jax.numpy.zeros((graph.size, size, run.program.group)), 13)
+        monitor(f"{method} {stage} traced")
+    where = [NamedSharding(mesh, PartitionSpec(axis)) for axis in ("node", "data")]
+    rows = [jax.ShapeDtypeStruct((8, 2), "float32", sharding=one) for one in where]
+    with jax.set_mesh(mesh):
+        jax.jit(jax.numpy.add).lower(*rows)
+        try:
+            jax.jit(typed(jax.numpy.add, mesh, *where)).lower(*rows)
+        except Exception as error:
+            assert type(error).__name__ == "ShardingTypeError", error
+            monitor("a sum of rows on different devices refused")
+
+
+def order(monitor):
+    """What reads a batch in microbatches gives every question its own numbers back: on a mesh those are not neighbours."""
+    train_run.load_parts = lambda *_: Parts(BACKBONE, tokenizer(), "")
+    run = make_run(parse(CONFIG), "listops", "graph")
+    bank = random_bank(BACKBONE.config, run.method.graph.size, size=1.0)
+    batch = next_batch(run.task, 0, 8, run.method.graph, tokenizer(), (13,), "error")[1]
+    rolled = Compiled(run).rollout(bank, batch, no_interventions(run.method.graph, 8, 2), jax.random.key(3))
+    episodes = tuple(dataclasses.replace(layer, log_probs=layer.log_probs * 2) for layer in rolled)  # ratios that are not 0
+    for name, function, given in (("log_ratio", log_ratio, (bank, episodes)), ("prompt_features", prompt_features, (episodes,))):
+        mine, theirs = (
+            np.asarray(compiled.lower(functools.partial(function, run.program), *args).compile()(*args))
+            for compiled in (Compiled(run), Compiled(run, make_mesh(MeshShape(1, 2, 1), jax.devices()[:2])))
+            for args in [(compiled.backbone, *map(compiled._place, given))])
+        assert len(np.unique(theirs[0].sum(tuple(range(1, theirs[0].ndim))))) == 8, "questions that do not differ show nothing"
+        np.testing.assert_allclose(mine, theirs, rtol=1e-3, atol=1e-5)
+        monitor(f"{name} in order")
+
+
 def load(monitor):
     """A folder read onto a mesh: the same arrays, and each device's part read from the files alone."""
     mesh = make_mesh(MeshShape(2, 2, 2))
@@ -83,9 +149,10 @@ def load(monitor):
 
 
 def main():
-    if "load" in sys.argv:
-        sys.argv.remove("load")
-        load(lambda text: print(text, flush=True))
+    for name, check in (("load", load), ("types", types), ("order", order)):
+        if name in sys.argv:
+            sys.argv.remove(name)
+            check(lambda text: print(text, flush=True))
     if not sys.argv[1:]:
         return
     train_run.load_parts = lambda *_: Parts(BACKBONE, tokenizer(), "")

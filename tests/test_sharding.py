@@ -41,6 +41,16 @@ def test_sharded_is_unsharded(devices):
     assert all(f"{mesh} same" in said for mesh in MESHES[devices])
 
 
+@pytest.mark.slow
+def test_all_methods_have_their_mesh_in_their_types():
+    said = run_sharded("types")
+    assert said.count("traced") == 11 and "refused" in said
+
+
+def test_microbatches_keep_questions_apart():
+    assert run_sharded("order").count("in order") == 2
+
+
 def test_weights_are_read_straight_to_where_they_belong():
     assert run_sharded("load").count("loaded") == 7
 

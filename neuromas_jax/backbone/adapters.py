@@ -15,6 +15,7 @@ import numpy as np
 
 from neuromas_jax.backbone.architecture import LINEAR_SITES, SAME_INPUT, DecoderConfig
 from neuromas_jax.backbone.decoder import UNROLL, Backbone, Merged
+from neuromas_jax.parallel.rules import freely, undivided
 
 Bank = dict[str, dict[str, jax.Array]]
 Adapters = Bank | tuple[Merged, ...]
@@ -84,22 +85,25 @@ def merge(backbone: Backbone, bank: Bank, scale: float) -> tuple[Merged, ...]:
         raise ValueError(f"adapters cannot be merged into {config.num_hidden_layers} layers of {config.dtype}; they can into at "
                          f"most {UNROLL} of float32: give the program merge=False")
 
-    def whole(site, layer):
+    def whole(weights, bank, site, layer):
         weight = jnp.broadcast_to(weights[site][layer], (slots, *weights[site][layer].shape))
         return weight + scale * (bank[site]["a"][:, layer] @ bank[site]["b"][:, layer]) if site in bank else weight
 
-    return tuple(
-        Merged({"+".join(sites): jnp.concatenate([whole(site, layer) for site in sites], axis=-1)
-                for sites in SAME_INPUT if set(sites) & set(bank)})
-        for layer in range(config.num_hidden_layers))
+    def added(*both):
+        return tuple(
+            Merged({"+".join(sites): jnp.concatenate([whole(*both, site, layer) for site in sites], axis=-1)
+                    for sites in SAME_INPUT if set(sites) & set(bank)})
+            for layer in range(config.num_hidden_layers))
+
+    return freely(added, "slot")(undivided(weights), bank)
 
 
-def take_slots(bank: Any, slots: Sequence[int] | np.ndarray) -> Any:
+def take_slots(bank: Any, slots: Sequence[int] | np.ndarray, *names: str | None) -> Any:
     """The rows of a layer's nodes, `[N, L, ...]` or `[N, in, out]`: one per entry of `slots`, repeated where nodes share one.
 
-    Any tree will do whose arrays have such a first axis.
+    Any tree will do whose arrays have such a first axis. On a mesh they lie along its node axis, and further axes as `names` say.
     """
     slots = tuple(int(slot) for slot in slots)
-    if slots == tuple(range(slots[0], slots[0] + len(slots))):
-        return jax.tree.map(lambda x: x[slots[0] : slots[0] + len(slots)], bank)
-    return jax.tree.map(lambda x: x[jnp.asarray(slots)], bank)
+    run = slots == tuple(range(slots[0], slots[0] + len(slots)))
+    take = freely(lambda x: x[slots[0] : slots[0] + len(slots)] if run else x[jnp.asarray(slots)], "node", *names)
+    return jax.tree.map(take, bank)

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from neuromas_jax.backbone.norm import row_sum
+from neuromas_jax.parallel.rules import reshaped
 
 MASKED = -1e30  # finite, so that a row that may look nowhere (padding) gives numbers, never nan
 
@@ -30,19 +31,19 @@ def attend(q: Float[Array, "B G Q T H"], blocks: list[Block], scale: float | Non
     >>> attend(q, [(shared_k, shared_v, valid[:, :, None]), (k, v, causal)])   # a prompt read once, then the episodes' own tokens
     """
     kv_heads, scale = blocks[0][0].shape[2], jnp.asarray(q.shape[-1] ** -0.5 if scale is None else scale, q.dtype)
-    rows = (q * scale).reshape(*q.shape[:2], kv_heads, -1, q.shape[-1])  # [B, G, K, r T, H]: heads of one key head side by side
-    return _attend(rows, tuple(blocks)).reshape(q.shape)
+    rows = reshaped(q * scale, *q.shape[:2], kv_heads, -1, q.shape[-1])  # [B, G, K, r T, H]: heads of one key head side by side
+    return reshaped(_attend(rows, tuple(blocks)), *q.shape)
 
 
 def _together(x: Array) -> Array:
     """Rows of the whole group behind each other: `[B, G, K, X, *] -> [B, 1, K, G X, *]`."""
     x = jnp.swapaxes(x, 1, 2)
-    return x.reshape(x.shape[0], 1, x.shape[1], -1, *x.shape[4:])
+    return reshaped(x, x.shape[0], 1, x.shape[1], -1, *x.shape[4:])
 
 
 def _apart(x: Array, group: int) -> Array:
     """Undoes `_together`."""
-    return jnp.swapaxes(x.reshape(x.shape[0], x.shape[2], group, -1, *x.shape[4:]), 1, 2)
+    return jnp.swapaxes(reshaped(x, x.shape[0], x.shape[2], group, -1, *x.shape[4:]), 1, 2)
 
 
 def _split(q: Array, block: Block):
@@ -59,9 +60,9 @@ def _scores(q: Array, block: Block) -> Float[Array, "B g K X S"]:
     scores = jnp.einsum("bgkxh,bgkhs->bgkxs", enter(q), k, preferred_element_type=jnp.float32)
     # One mask row serves the r query heads of a key head, and every episode that has none of its own.
     own = mask.shape[1] // k.shape[1]  # episodes that look at a shared block each in their own way, else 1
-    seen = scores.reshape(*scores.shape[:3], own, -1, *mask.shape[2:])
-    mask = mask.reshape(mask.shape[0], k.shape[1], 1, own, 1, *mask.shape[2:])
-    return jnp.where(mask, seen, MASKED).reshape(scores.shape)
+    seen = reshaped(scores, *scores.shape[:3], own, -1, *mask.shape[2:])
+    mask = reshaped(mask, mask.shape[0], k.shape[1], 1, own, 1, *mask.shape[2:])
+    return reshaped(jnp.where(mask, seen, MASKED), *scores.shape)
 
 
 @jax.custom_vjp

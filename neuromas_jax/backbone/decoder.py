@@ -21,6 +21,7 @@ from neuromas_jax.backbone.architecture import LINEAR_SITES, SAME_INPUT, Decoder
 from neuromas_jax.backbone.kernels import KERNELS
 from neuromas_jax.backbone.norm import rms_norm
 from neuromas_jax.backbone.rotary import rotary_angles, rotate
+from neuromas_jax.parallel.rules import looked_up, reshaped, undivided
 
 ACTIVATIONS = {"silu": jax.nn.silu, "gelu_pytorch_tanh": jax.nn.gelu}  # the latter by its default, the tanh approximation
 # So few layers are written out, not scanned: each then keeps a cache array of its own, which nothing slices, and its weights are
@@ -125,13 +126,13 @@ class Decoder(nnx.Module):
         if cache is not None:
             at, columns = cache.at, jax.lax.dynamic_update_slice_in_dim(cache.block.valid, valid, cache.at, axis=2)
         sights = [sight(config, kind, positions, [*(block.valid for block in past), columns], at) for kind in config.kinds]
-        hidden = self.embed[...].at[tokens].get(mode="clip")
+        hidden = looked_up(self.embed[...], tokens)
         if config.embed_scale != 1:
             hidden = hidden * jnp.asarray(config.embed_scale, hidden.dtype)
 
         def layer(last, hidden, weights, factors, past_kv, cached, seen):
             """One decoder layer: hidden states of the last columns, all keys and values, and those with the cache before them."""
-            cos, sin, masks = seen
+            (cos, sin, masks), weights = seen, undivided(weights)
 
             def norm(x, name):
                 return rms_norm(x, weights[name], config.rms_norm_eps, config.norm_from_one)
@@ -158,7 +159,7 @@ class Decoder(nnx.Module):
 
             def heads(x):
                 """[B, g, T, K * H] -> [B, g, T, K, H]"""
-                return x.reshape(*x.shape[:-1], -1, config.head_dim)
+                return reshaped(x, *x.shape[:-1], -1, config.head_dim)
 
             def turned(x, name, cos, sin):
                 return rotate(norm(heads(x), name) if config.qk_norm else heads(x), cos, sin)
@@ -174,7 +175,7 @@ class Decoder(nnx.Module):
             whole = (k, v) if cached is None else [x[0] for x in put([x[None] for x in cached], (k[None], v[None]), 0, at)]
             mixed = attend(q, [(*kv, mask) for kv, mask in zip([*past_kv, whole], masks)], config.query_scale)
             hidden = ending(hidden)
-            (out,) = linear(jnp.swapaxes(mixed, 2, 3).reshape(*hidden.shape[:-1], -1), "o")
+            (out,) = linear(reshaped(jnp.swapaxes(mixed, 2, 3), *hidden.shape[:-1], -1), "o")
             hidden = hidden + (norm(out, "attn_post_norm") if config.post_norms else out)
             gate, up = linear(norm(hidden, "mlp_norm"), "gate", "up")
             (out,) = linear(ACTIVATIONS[config.activation](gate) * up, "down")
@@ -219,7 +220,7 @@ class Decoder(nnx.Module):
     def logits(self, hidden, first=0, count=None):
         """See `Backbone.logits`."""
         tied = self.config.tie_word_embeddings
-        head = self.embed[...] if tied else self.lm_head[...]
+        head = undivided(self.embed[...] if tied else self.lm_head[...])
         if count is not None and count < self.config.vocab_size:
             head = jax.lax.dynamic_slice_in_dim(head, first, count, axis=0 if tied else 1)
         head = head.T if tied else head

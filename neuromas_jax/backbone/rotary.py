@@ -5,6 +5,7 @@ from jaxtyping import Array, Float, Int
 import numpy as np
 
 from neuromas_jax.backbone.architecture import Kind, RopeScaling
+from neuromas_jax.parallel.rules import looked_up
 
 
 def frequencies(head_dim: int, theta: float, scaling: RopeScaling | None) -> np.ndarray:
@@ -26,7 +27,7 @@ def rotary_angles(positions: Int[Array, "B g T"], longest: int, head_dim: int, k
     """
     angles = np.outer(np.arange(longest), frequencies(head_dim, kind.theta, kind.scaling))
     places = jnp.clip(positions, 0, longest - 1)[..., None]  # padding before the first token stands at -1
-    return jnp.asarray(np.cos(angles), jnp.float32)[places], jnp.asarray(np.sin(angles), jnp.float32)[places]
+    return tuple(looked_up(jnp.asarray(part(angles), jnp.float32), places) for part in (np.cos, np.sin))
 
 
 def rotate(x: Float[Array, "... K H"], cos: Array, sin: Array) -> Float[Array, "... K H"]:

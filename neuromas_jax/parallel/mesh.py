@@ -91,8 +91,7 @@ def backbone_bytes(config: DecoderConfig) -> float:
 def make_mesh(shape: MeshShape, devices: Sequence | None = None) -> Mesh:
     """A mesh of these devices, neighbours along `model`, whose traffic is the heaviest.
 
-    Its axes are of the automatic type: XLA carries the layout through what is not constrained. The explicit type refuses what the
-    rollout does at many places, such as joining the messages of several layers (jax 0.10 to 0.12).
+    Its axes are automatic for what is done outside of programs; inside, `place.typed` makes `node` and `data` explicit.
     """
     devices = jax.devices() if devices is None else devices
     if shape.size != len(devices):

@@ -1,5 +1,6 @@
 """How every array of a run lies on a mesh."""
 
+from collections.abc import Callable
 import functools
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 
 from neuromas_jax.backbone.architecture import LINEAR_SITES, DecoderConfig
 from neuromas_jax.backbone.decoder import Backbone
-from neuromas_jax.parallel.rules import RULES, Rules
+from neuromas_jax.parallel.rules import RULES, TYPED, Rules
 from neuromas_jax.rl import LearnerState
 from neuromas_jax.rollout import Interventions, Questions
 
@@ -110,3 +111,11 @@ def _across(x, where: NamedSharding):
 def _mover(where: NamedSharding):
     """Compiled once for each place and shape, not at each call."""
     return jax.jit(lambda x: x, out_shardings=where)
+
+
+def typed(function: Callable, mesh: Mesh, *where: Any) -> Callable:
+    """`function` with the axes `rules.TYPED` of a mesh in the types of its arrays, which come as `where` says, one of `shardings`
+    for each argument. An axis of one device is in no type."""
+    axes = tuple(axis for axis in TYPED if mesh.shape[axis] > 1)
+    specs = jax.tree.map(lambda x: PartitionSpec(*(axis if axis in axes else None for axis in x.spec)), where)
+    return jax.sharding.explicit_axes(function, axes=axes, in_sharding=specs) if axes else function

@@ -1,17 +1,24 @@
 """One table from names of array axes to axes of a mesh, and the few places where arrays are told how to lie on it.
 
-A mesh has the axes `node`, `data` and `model`. XLA splits the work by where arrays lie; `constrain` says so at the boundaries
-where it matters: what a layer of nodes reads, its keys and values, its logits, and the messages between layers, which are the
-one thing that the graph itself has to send. Without a mesh (`jax.set_mesh`) nothing is said and nothing changes.
+A mesh has the axes `node`, `data` and `model`. Inside a program the first two are part of every array's type (JAX's explicit
+axes): what does not fit is an error as it is traced, not a copy that nobody asked for. `constrain` moves an array at the
+boundaries where it matters: what a layer of nodes reads, its keys and values, its logits, and the messages between layers, which
+are the one thing that the graph itself has to send. Along `model` XLA divides the frozen decoder by how its weights lie, and with
+`config.axis_types="auto"` it does so along all three. Without a mesh (`jax.set_mesh`) nothing is said and nothing changes.
 """
 
+from collections.abc import Callable
 import dataclasses
+import math
+from typing import Any
 
 import jax
 from jax.sharding import PartitionSpec
 import numpy as np
 
 AXES = ("node", "data", "model")
+TYPED = ("node", "data")  # those that types tell of
+AXIS_TYPES = ("explicit", "auto")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,15 +96,95 @@ def constrain(x: jax.Array, *names: str | None) -> jax.Array:
     """
     if not on_mesh():
         return x
-    fitting = [axis if axis is None or x.shape[place] % mesh_size(axis) == 0 else None
-               for place, axis in enumerate(RULES.spec(*names))]
-    free = [PartitionSpec.UNCONSTRAINED] * (x.ndim - len(fitting))
-    return jax.lax.with_sharding_constraint(x, PartitionSpec(*fitting, *free))
+    fitting, typed = _fitting(x.shape, *names), typed_axes()
+    if typed:
+        asked = [axis if axis in typed else None for axis in fitting]
+        others = [None if axis in asked else axis for axis in _spec(x)[len(asked) :]]
+        x = jax.sharding.reshard(x, PartitionSpec(*asked, *others))
+    if typed and all(axis in (None, *typed) for axis in fitting):
+        return x
+    free = PartitionSpec.UNCONSTRAINED
+    rest = [free if axis in typed else axis for axis in fitting] + [free] * (x.ndim - len(fitting))
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(*rest))
+
+
+def _fitting(shape: tuple[int, ...], *names: str | None) -> list[str | None]:
+    """Axes of the mesh that the first axes of an array lie along, None for one that the mesh does not divide."""
+    return [axis if axis and mesh_size(axis) > 1 and size % mesh_size(axis) == 0 else None
+            for axis, size in zip(RULES.spec(*names), shape)]
+
+
+def typed_axes() -> tuple[str, ...]:
+    """Axes of the mesh that array types tell of, in the program that is being traced."""
+    return jax.sharding.get_abstract_mesh().explicit_axes
+
+
+def _spec(x: jax.Array) -> list[str | None]:
+    """How an array lies by its type, an entry for each of its axes."""
+    spec = jax.typeof(x).sharding.spec
+    return [*spec, *[None] * (x.ndim - len(spec))]
 
 
 def gather(x: jax.Array) -> jax.Array:
-    """The whole array on every device of the mesh."""
+    """The whole array on every device along the axes that types tell of; of the whole mesh where they tell of none."""
+    if typed_axes():
+        return jax.sharding.reshard(x, PartitionSpec())
     return jax.lax.with_sharding_constraint(x, PartitionSpec()) if on_mesh() else x
+
+
+def undivided(tree: Any) -> Any:
+    """Weights that a device needs whole along the axes that types tell of; as they are where these tell of none."""
+    return jax.tree.map(lambda x: jax.sharding.reshard(x, PartitionSpec()), tree) if typed_axes() else tree
+
+
+def freely(function: Callable, *names: str | None) -> Callable:
+    """`function(*args)`, with what lies where inside left to XLA and all results as the rules say of these axes: for what joins
+    and cuts arrays along axes that are divided, where types would have each piece moved by hand."""
+    if not typed_axes():
+        return function
+
+    def inside(*args):
+        shapes = jax.eval_shape(jax.sharding.auto_axes(function, out_sharding=PartitionSpec()), *args)
+        specs = jax.tree.map(lambda x: PartitionSpec(*_fitting(x.shape, *names)), shapes)
+        return jax.sharding.auto_axes(function, out_sharding=specs)(*args)
+
+    return inside
+
+
+def looked_up(table: jax.Array, index: jax.Array) -> jax.Array:
+    """Rows of a table `[R, ...]`, which lie as their numbers do; a number past the end takes the last one."""
+    if not typed_axes():
+        return table.at[index].get(mode="clip")
+    return table.at[index].get(mode="clip", out_sharding=PartitionSpec(*_spec(index), *[None] * (table.ndim - 1)))
+
+
+def reshaped(x: jax.Array, *sizes: int) -> jax.Array:
+    """`x.reshape(sizes)`. JAX refuses one that changes several axes at once, even if none of them is divided: here axes that are
+    divided stand before those that change, and lie as before."""
+    sizes = tuple(x.size // -math.prod(sizes) if size == -1 else size for size in sizes)
+    same = next((place for place, pair in enumerate(zip(x.shape, sizes)) if pair[0] != pair[1]), min(x.ndim, len(sizes)))
+    if not typed_axes() or any(_spec(x)[same:]):
+        return x.reshape(sizes)
+    return jax.lax.reshape(x, sizes, out_sharding=PartitionSpec(*_spec(x)[:same], *[None] * (len(sizes) - same)))
+
+
+def split(x: jax.Array, axis: int, size: int) -> jax.Array:
+    """Questions as microbatches of `size`: `[.., B, ..] -> [.., size, B / size, ..]`, as many of a microbatch on every device."""
+    return _placed(x, (*x.shape[:axis], size, x.shape[axis] // size, *x.shape[axis + 1 :]), axis, 1)
+
+
+def join(x: jax.Array, axis: int) -> jax.Array:
+    """Undoes `split`."""
+    return _placed(x, (*x.shape[:axis], x.shape[axis] * x.shape[axis + 1], *x.shape[axis + 2 :]), axis, 2)
+
+
+def _placed(x: jax.Array, sizes: tuple[int, ...], axis: int, taken: int) -> jax.Array:
+    """A reshape after which `axis` holds questions; it took the place of so many."""
+    if not typed_axes():
+        return x.reshape(sizes)
+    spec = _spec(x)
+    others = [None] * (len(sizes) - axis - 1 - len(spec[axis + taken :])) + spec[axis + taken :]
+    return jax.lax.reshape(x, sizes, out_sharding=PartitionSpec(*spec[:axis], *_fitting(sizes[axis:], "question"), *others))
 
 
 def padded_rows(nodes: range) -> np.ndarray:
@@ -105,3 +192,8 @@ def padded_rows(nodes: range) -> np.ndarray:
     dropped: they never move an adapter and never count."""
     size = mesh_size("node")
     return np.asarray([*nodes, *[nodes[-1]] * (-len(nodes) % size)])
+
+
+def unpadded(tree: Any, count: int) -> Any:
+    """Arrays `[N, B, ...]` of `padded_rows` without the rows that were added, the questions of each on their own devices."""
+    return jax.tree.map(freely(lambda x: x[:count], None, "question"), tree)

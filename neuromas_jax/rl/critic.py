@@ -17,7 +17,7 @@ import optax
 from neuromas_jax.backbone.decoder import Backbone
 from neuromas_jax.rl.learner import message_states
 from neuromas_jax.rollout.episodes import Episodes, Program
-from neuromas_jax.rollout.microbatch import take_questions
+from neuromas_jax.rollout.microbatch import map_questions
 
 DISCOUNT, DECAY, RATE = 0.99, 0.95, 1e-3
 
@@ -50,14 +50,11 @@ def values(params: dict, features: Float[Array, "K B G D"]) -> Float[Array, "K B
 
 def prompt_features(program: Program, backbone: Backbone, episodes: Episodes) -> Float[Array, "K B G D"]:
     """The bare backbone's last hidden state at the end of every layer's prompts, a microbatch of questions at a time."""
-    batch = episodes[0].fired.shape[1]
-
-    def read(start):
-        states = message_states(program, backbone, None, take_questions(episodes, start, program.microbatch))
+    def read(episodes):
+        states = message_states(program, backbone, None, episodes)
         return jnp.stack([layer[..., 0, :].mean(axis=0) for layer in states])
 
-    chunks = jax.lax.map(read, jnp.arange(0, batch, program.microbatch))  # [chunks, K, b, G, D]
-    return jnp.moveaxis(chunks, 0, 1).reshape(len(episodes), batch, *chunks.shape[3:]).astype(jnp.float32)
+    return map_questions(read, program.microbatch, episodes).astype(jnp.float32)
 
 
 def layer_advantages(value: Float[Array, "K B G"], rewards: Float[Array, "B G"]) -> Float[Array, "K B G"]:

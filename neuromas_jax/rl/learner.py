@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 
 from neuromas_jax.backbone.adapters import Bank, take_slots
 from neuromas_jax.backbone.decoder import Backbone
-from neuromas_jax.parallel.rules import constrain, padded_rows
+from neuromas_jax.parallel.rules import constrain, padded_rows, unpadded
 from neuromas_jax.rl.scores import Scores, token_scores
 from neuromas_jax.rollout.edges import split_edges
 from neuromas_jax.rollout.episodes import Episodes, Program
@@ -30,6 +30,12 @@ def message_states(
       bank: adapters of every slot, or None for the bare backbone.
       episodes: what every node read and wrote.
     """
+    states = _padded_states(program, backbone, bank, episodes)
+    return tuple(unpadded(mine, layer.fired.shape[0]) for mine, layer in zip(states, episodes))
+
+
+def _padded_states(program: Program, backbone: Backbone, bank: Bank | None, episodes: Episodes) -> tuple[jax.Array, ...]:
+    """`message_states` of all `padded_rows` of each layer, each on its own devices."""
     read, (bank, _) = reader(backbone, program.lora_scale), split_edges(bank)
     with jax.named_scope("shared"):
         blocks = [jnp.concatenate([getattr(layer, name) for layer in episodes]) for name in ("shared", "shared_valid")]
@@ -42,7 +48,7 @@ def message_states(
             hidden, kv = shared[number]
 
             def laid(x):
-                return constrain(take_slots(x, rows - nodes.start), "node", "question")
+                return constrain(take_slots(x, rows - nodes.start, "question"), "node", "question")
 
             local, _ = read(
                 layer_adapters(bank, program.slots, rows),
@@ -53,7 +59,7 @@ def message_states(
             if not own_tokens:
                 first = jnp.broadcast_to(hidden, (*local.shape[:3], 1, hidden.shape[-1]))
                 local = jnp.concatenate([first, local], axis=-2)
-            states.append(local[: len(nodes)])
+            states.append(local)
     return tuple(states)
 
 
@@ -61,12 +67,16 @@ def message_scores(
     program: Program, backbone: Backbone, bank: Bank | None, episodes: Episodes, divergence: bool = False
 ) -> tuple[Scores, ...]:
     """Scores `[N, B, G, M]` of every written token, one entry per layer; with `divergence` also that from the bare backbone."""
-    states = message_states(program, backbone, bank, episodes)
-    bare = jax.lax.stop_gradient(message_states(program, backbone, None, episodes)) if divergence else (None,) * len(states)
-    return tuple(
-        token_scores(functools.partial(backbone.logits, mine), backbone.config.vocab_size, layer.message, program.sampling,
-                     None if other is None else functools.partial(backbone.logits, other))
-        for mine, other, layer in zip(states, bare, episodes))
+    states = _padded_states(program, backbone, bank, episodes)
+    bare = jax.lax.stop_gradient(_padded_states(program, backbone, None, episodes)) if divergence else (None,) * len(states)
+    found = []
+    for number, (mine, other, layer) in enumerate(zip(states, bare, episodes)):
+        nodes = program.graph.nodes(number)
+        message = constrain(take_slots(layer.message, padded_rows(nodes) - nodes.start, "question"), "node", "question")
+        scores = token_scores(functools.partial(backbone.logits, mine), backbone.config.vocab_size, message, program.sampling,
+                              None if other is None else functools.partial(backbone.logits, other))
+        found.append(unpadded(scores, len(nodes)))
+    return tuple(found)
 
 
 def written_log_probs(

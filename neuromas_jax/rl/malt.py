@@ -17,7 +17,7 @@ from neuromas_jax.backbone.decoder import Backbone
 from neuromas_jax.rl.credit import TREES
 from neuromas_jax.rl.learner import written_log_probs
 from neuromas_jax.rollout.episodes import Episodes, Program
-from neuromas_jax.rollout.microbatch import take_questions
+from neuromas_jax.rollout.microbatch import map_questions
 
 SFT, DPO = MALT = TREES
 BETA = 0.1  # of the preferences, as Rafailov et al. (2023)
@@ -69,7 +69,7 @@ def preference_credit(
     for node, block in enumerate(int(one) for one in blocks):
         parents = [int(one) for one in blocks if one > block]
         if block == above:
-            found.append(jnp.zeros((batch, group)))
+            found.append(jnp.zeros_like(worth[node]))
             continue
         shape = (batch, group // min(parents), min(parents) // block, block)
         mine, good = ratio[node].reshape(shape)[..., 0], worth[node].reshape(shape)[..., 0] > GOOD
@@ -82,17 +82,11 @@ def preference_credit(
 
 def log_ratio(program: Program, backbone: Backbone, bank: Bank, episodes: Episodes) -> Float[Array, "X B G"]:
     """Log-probability of every message under the bank, less the sampler's; a microbatch of questions at a time."""
-    batch = episodes[0].message.shape[1]
+    def read(episodes):
+        now = written_log_probs(program, backbone, bank, episodes)
+        return jnp.concatenate([(one - layer.log_probs).sum(axis=-1) for one, layer in zip(now, episodes)])
 
-    def of(start):
-        rows = take_questions(episodes, start, program.microbatch)
-        now = written_log_probs(program, backbone, bank, rows)
-        return jnp.concatenate([(one - layer.log_probs).sum(axis=-1) for one, layer in zip(now, rows)])
-
-    if program.microbatch == batch:
-        return of(0)
-    parts = jax.lax.map(of, jnp.arange(0, batch, program.microbatch))  # [K, X, size, G]
-    return jnp.moveaxis(parts, 0, 1).reshape(parts.shape[1], batch, parts.shape[-1])
+    return map_questions(read, program.microbatch, episodes)
 
 
 def malt_credit(

@@ -61,7 +61,7 @@ def token_scores(
       part: most ids at a time, `PART` by default.
     """
     size = min(part or PART, vocabulary)
-    low, zero = jnp.full(tokens.shape, FORBIDDEN, jnp.float32), jnp.zeros(tokens.shape, jnp.float32)
+    low, zero = (jnp.full_like(tokens, value, jnp.float32) for value in (FORBIDDEN, 0))
 
     def add(sums: _Sums, number) -> tuple[_Sums, None]:
         first = jnp.minimum(number * size, vocabulary - size)  # the last part begins earlier, and leaves out what was seen

@@ -4,6 +4,7 @@ One gradient step on every slot that wrote something worth learning from.
 """
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ import optax
 
 from neuromas_jax.backbone.adapters import Bank
 from neuromas_jax.backbone.decoder import Backbone
+from neuromas_jax.parallel.rules import freely
 from neuromas_jax.rl.credit import CRITIC, advantages, informative
 from neuromas_jax.rl.critic import Critic, criticise
 from neuromas_jax.rl.learner import message_scores
@@ -99,7 +101,8 @@ def loss_of_bank(
         rows = slice(program.graph.nodes(number).start, program.graph.nodes(number).stop)
         loss, layer_sums = layer_loss(objective, scores, layer, credit[rows], floored[rows])
         if logits is not None:  # whom a node heard is its choice as well
-            loss -= (credit[rows] * edge_log_prob(program, number, logits, layer)).mean(axis=(1, 2))
+            chosen = freely(functools.partial(edge_log_prob, program, number), None, "question")(logits, layer)
+            loss -= (credit[rows] * chosen).mean(axis=(1, 2))
         losses.append(loss)
         sums.append(layer_sums)
     losses = jnp.concatenate(losses)
@@ -131,7 +134,8 @@ def accumulated_gradient(
     if size == batch:
         (gradient, losses), sums = of_questions(0)
     else:
-        nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(of_questions, 0))
+        (_, losses), sums = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(of_questions, 0))
+        nothing = (jax.tree.map(jnp.zeros_like, bank), losses), sums
         ((gradient, losses), sums), _ = jax.lax.scan(add, nothing, jnp.arange(0, batch, size))
     return gradient, losses, sums
 

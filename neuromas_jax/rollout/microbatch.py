@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from neuromas_jax.backbone.decoder import KV
 from neuromas_jax.graph import TextGraph
-from neuromas_jax.parallel.rules import on_mesh
+from neuromas_jax.parallel.rules import join, on_mesh, split
 
 CPU_TOKENS = 512
 QUESTIONS = 1  # axis of the questions in every array of a rollout, `[N, B, ...]`; keys and values have theirs 5 from the end
@@ -54,8 +54,7 @@ def map_questions(function: Callable, microbatch: int, *args: Any) -> Any:
 
     def joined(x, axis):
         """`[P, N, B / P, ...] -> [N, B, ...]`; `axis` is that of `B / P`."""
-        x = jnp.moveaxis(x, 0, axis if on_mesh() else axis - 1)
-        return x.reshape(*x.shape[: axis - 1], batch, *x.shape[axis + 1 :])
+        return join(jnp.moveaxis(x, 0, axis if on_mesh() else axis - 1), axis - 1)
 
     return _map(joined, stacked, stacked=True)
 
@@ -70,8 +69,7 @@ def take_questions(tree: Any, start: jax.Array | int, size: int) -> Any:
     def take(x, axis):
         if not on_mesh():
             return jax.lax.dynamic_slice_in_dim(x, start, size, axis)
-        apart = x.reshape(*x.shape[:axis], size, x.shape[axis] // size, *x.shape[axis + 1 :])
-        return jax.lax.dynamic_index_in_dim(apart, start // size, axis + 1, keepdims=False)
+        return jax.lax.dynamic_index_in_dim(split(x, axis, size), start // size, axis + 1, keepdims=False)
 
     return _map(take, tree)
 

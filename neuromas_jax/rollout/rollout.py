@@ -1,6 +1,7 @@
 """One pass of a whole graph as one XLA program. Messages move between layers as token ids and never leave the device."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +9,7 @@ import numpy as np
 
 from neuromas_jax.backbone.adapters import Adapters, Bank, merge, take_slots
 from neuromas_jax.backbone.decoder import Backbone
-from neuromas_jax.parallel.rules import constrain, gather, on_mesh, padded_rows
+from neuromas_jax.parallel.rules import constrain, freely, gather, on_mesh, padded_rows, unpadded
 from neuromas_jax.rollout.distribution import row_uniforms
 from neuromas_jax.rollout.edges import choose_edges, split_edges
 from neuromas_jax.rollout.episodes import Episodes, LayerEpisodes, Program, Questions
@@ -48,10 +49,11 @@ def rollout(
     shared_by = [program.tree[graph.place(node)[0]] for node in range(graph.size)] if program.tree else ()
     uniforms = row_uniforms(key, graph.size, questions.index, group, graph.message_tokens, shared_by)
     if logits is not None:
-        chosen = choose_edges(program, logits, questions.index, key, greedy)
+        choose = freely(functools.partial(choose_edges, program, greedy=greedy), None, None, "question")
+        chosen = choose(logits, questions.index, key)
         interventions = dataclasses.replace(interventions, shown=interventions.shown & chosen)
     with jax.named_scope("shared"):
-        shared = shared_blocks(program, questions)
+        shared = freely(functools.partial(shared_blocks, program), None, "question")(questions)
         states = shared_states(program, backbone, adapters, shared, program.microbatch)
     episodes, written = [], []  # written: per layer, (messages as read [N, B, G, M], mask)
     for number, (layer, prompt) in enumerate(zip(graph.layers, program.prompts)):
@@ -59,28 +61,27 @@ def rollout(
             nodes, rows = np.asarray(graph.nodes(number)), padded_rows(graph.nodes(number))
             senders = graph.senders(number)
             if senders:
-                ids, mask = _inbox([written[source] for source in layer.reads])
-                wired = jnp.asarray(graph.edge_mask(number))[rows - nodes[0]][..., None, None]
-                shown = take_slots(interventions.shown, rows)[:, np.asarray(senders)] & wired
-                inboxes = graph.inboxes(number)
-                own = own_block(prompt, ids, mask, shown, [inboxes[row - nodes[0]] for row in rows])
+                read = freely(functools.partial(_inbox_block, program, number, rows), "node", "question")
+                own = read(interventions.shown, [written[source] for source in layer.reads])
                 own = tuple(constrain(x, "node", "question") for x in own)
             else:
-                own = jnp.zeros((len(rows), batch, group, 0), jnp.int32), jnp.zeros((len(rows), batch, group, 0), bool)
+                none = jnp.zeros((len(rows), batch, group, 0), jnp.int32)
+                own = tuple(constrain(x, "node", "question") for x in (none, none.astype(bool)))
             forced = take_slots((interventions.force, interventions.given[..., : layer.message_tokens],
-                                 interventions.given_length), rows)
+                                 interventions.given_length), rows, "question")
             wrote = sample_layer(
                 backbone, layer_adapters(adapters, program.slots, rows), program.lora_scale, states[number], own, forced,
-                take_slots(uniforms, rows)[..., : layer.message_tokens], greedy, program.sampling, program.microbatch,
+                take_slots(uniforms, rows, "question")[..., : layer.message_tokens], greedy, program.sampling, program.microbatch,
             )
             # Every node of the next layer may read each of these: the one thing that a graph has to send between devices.
             message, live, log_probs = (gather(x)[: len(nodes)] for x in wrote)
-            own = tuple(x[: len(nodes)] for x in own)
+            own = unpadded(own, len(nodes))
             block = [x[nodes[0] : nodes[-1] + 1] for x in shared]
             heard = None if logits is None else jnp.moveaxis(
                 interventions.shown[nodes][:, np.asarray(senders, np.int32)], 1, -1)
             episodes.append(LayerEpisodes(*block, *own, message, live, log_probs, live[..., 0], heard))
-            written.append(_as_read(interventions, nodes, message, live, program.sampling.end_id))
+            read = freely(functools.partial(_as_read, nodes=nodes, end_id=program.sampling.end_id), None, "question")
+            written.append(read(interventions, message, live))
     return tuple(episodes)
 
 
@@ -103,7 +104,7 @@ def shared_states(program: Program, backbone: Backbone, adapters: Adapters | Non
     found = []
     for nodes in together:
         rows = padded_rows(nodes)
-        tokens, valid = (constrain(take_slots(x, rows), "node", "question") for x in shared)
+        tokens, valid = (constrain(take_slots(x, rows, "question"), "node", "question") for x in shared)
         start = jnp.zeros(tokens.shape[:3], jnp.int32)
         found.append(prefill(backbone, layer_adapters(adapters, program.slots, rows), program.lora_scale, microbatch,
                              tokens, valid, start, ()))
@@ -127,7 +128,18 @@ def shared_blocks(program: Program, questions: Questions):
     return tuple(jnp.concatenate([fit(block[i]) for block in blocks]) for i in range(2))
 
 
-def _inbox(layers: list):
+def _inbox_block(program: Program, number: int, rows: np.ndarray, shown, layers: list):
+    """The own blocks `[N, B, G, T]` of a layer's nodes `rows` and their mask; `layers` are the messages that they may read, and
+    `shown` the interventions'."""
+    graph, first = program.graph, program.graph.nodes(number).start
+    ids, mask = _senders(layers)
+    wired = jnp.asarray(graph.edge_mask(number))[rows - first][..., None, None]
+    shown = take_slots(shown, rows)[:, np.asarray(graph.senders(number))] & wired
+    inboxes = graph.inboxes(number)
+    return own_block(program.prompts[number], ids, mask, shown, [inboxes[row - first] for row in rows])
+
+
+def _senders(layers: list):
     """The messages of several layers as one list of senders `[K, B, G, M]`, padded to the longest."""
     longest = max(ids.shape[-1] for ids, _ in layers)
 
@@ -137,7 +149,7 @@ def _inbox(layers: list):
     return jnp.concatenate([fit(ids) for ids, _ in layers]), jnp.concatenate([fit(mask) for _, mask in layers])
 
 
-def _as_read(interventions: Interventions, nodes: np.ndarray, message, live, end_id: int):
+def _as_read(interventions: Interventions, message, live, nodes: np.ndarray, end_id: int):
     """What readers find of a layer's messages `[N, B, G, M]`: the end token stripped, interventions applied."""
     count, batch, group, length = message.shape
     valid = live & (message != end_id)

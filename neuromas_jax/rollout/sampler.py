@@ -6,7 +6,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from neuromas_jax.backbone.adapters import Adapters
 from neuromas_jax.backbone.decoder import KV, Backbone, Cache
-from neuromas_jax.parallel.rules import constrain, on_mesh
+from neuromas_jax.parallel.rules import constrain, on_mesh, typed_axes
 from neuromas_jax.rollout.distribution import Sampling, draw, masked_logits
 from neuromas_jax.rollout.microbatch import map_questions
 
@@ -31,7 +31,8 @@ def reader(backbone: Backbone, scale: float):
         if tokens.shape[0] == 1:
             hidden, kv = node(*jax.tree.map(lambda x: x[0], (adapters, tokens, valid, start, past)), cached)
             return constrain(hidden[None], None, "question"), kv if cached else laid(jax.tree.map(lambda x: x[None], kv))
-        hidden, kv = jax.vmap(node, spmd_axis_name="node" if on_mesh() else None)(adapters, tokens, valid, start, past, cached)
+        mapped = jax.vmap(node, spmd_axis_name="node" if on_mesh() and not typed_axes() else None)
+        hidden, kv = mapped(*jax.tree.map(lambda x: constrain(x, "node"), (adapters, tokens, valid, start, past, cached)))
         return constrain(hidden, "node", "question"), laid(kv)
 
     return read
@@ -136,7 +137,7 @@ def sample_layer(
     first, first_log_prob = write(jnp.int32(0), hidden)
     rest = ((0, 0),) * 3 + ((0, message_tokens - 1),)
     tokens, scores = jnp.pad(first[..., None], rest), jnp.pad(first_log_prob[..., None], rest)
-    live = jnp.pad(jnp.ones((nodes, batch, group, 1), bool), rest)
+    live = constrain(jnp.pad(jnp.ones((nodes, batch, group, 1), bool), rest), "node", "question")
 
     def unfinished(carry):
         position, _, _, _, ended, _ = carry

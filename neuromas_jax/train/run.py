@@ -20,7 +20,7 @@ from neuromas_jax.backbone.peft import start_from
 from neuromas_jax.config import Config, FamilyConfig
 from neuromas_jax.methods import Method, make_method
 from neuromas_jax.parallel.mesh import mesh_for
-from neuromas_jax.parallel.place import everywhere, put, shardings
+from neuromas_jax.parallel.place import everywhere, put, shardings, typed
 from neuromas_jax.parallel.rules import mesh_rules
 from neuromas_jax.rl import Objective, Optimizer, check_credit, learn, update
 from neuromas_jax.rollout import Program, make_program, make_sampling, rollout
@@ -186,6 +186,8 @@ class Compiled:
 
     def lower(self, function: Callable, *args, donate: tuple[int, ...] = (), **options) -> jax.stages.Lowered:
         """A traced program; arguments may be `jax.ShapeDtypeStruct`s with their shardings."""
+        if self.mesh and self.run.config.axis_types == "explicit":
+            function = typed(function, self.mesh, *(shardings(x, self.mesh, self.rules) for x in args))
         program = jax.jit(function, donate_argnums=donate, **options)
         with jax.set_mesh(self.mesh) if self.mesh else contextlib.nullcontext():
             return program.lower(*args)
@@ -249,8 +251,8 @@ def compiled_for(run: Run) -> Compiled:
     """Programs are shared by every family, seed and learning rate that has the same static parts and shapes."""
     constants = dataclasses.replace(run.optimizer, learning_rate=0.0)  # the rates are data, one per slot
     backbone, config = run.parts.backbone, run.config
-    key = (run.program, run.objective, constants, run.mesh, config.fsdp, backbone.config, backbone.remat, backbone.attention,
-           run.method.ranks, run.method.learns, config.adapters.sites, config.rollout.questions)
+    key = (run.program, run.objective, constants, run.mesh, config.fsdp, config.axis_types, backbone.config, backbone.remat,
+           backbone.attention, run.method.ranks, run.method.learns, config.adapters.sites, config.rollout.questions)
     if key in COMPILED:
         shared = Compiled(run)
         shared.share(COMPILED[key])
