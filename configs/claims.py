@@ -9,7 +9,8 @@ alike, on a seed that is not reported and on validation questions.
 
 import ml_collections
 
-SEEDS = dict(three=(0, 1, 2), five=(0, 1, 2, 3, 4), search=(3, 4, 5))  # earlier rules of the search were seen on 0 to 2
+SEEDS = dict(three=(0, 1, 2), five=(0, 1, 2, 3, 4), more=(3, 4, 5, 6, 7, 8, 9), search=(3, 4, 5))
+# Earlier rules of the search were seen on seeds 0 to 2.
 LISTOPS = dict(buckets=(24, 48))
 PARTS = dict(buckets=(40, 64), view=("share", "common", "common"))
 NAVIGATE = dict(buckets=(14,), message_tokens=(6, 4, 2), steps=200, files=("navigate",))
@@ -42,6 +43,12 @@ def rivals():
         sweep=dict(learning_rates=(2.5e-4, 5e-4, 1e-3, 2e-3), seed=100),
         training=dict(steps=150, evaluate_every=30, checkpoint_every=75),
     )
+
+
+def rivals_seeds():
+    """Seven more seeds of the pair that three could not tell apart."""
+    return rivals() | dict(families=dict(parts=PARTS), order=("parts",), methods=("graph", "single_equal_tokens"),
+                           seeds=SEEDS["more"])
 
 
 def tagged():
@@ -152,6 +159,11 @@ def parameters(rank: int):
     )
 
 
+RIVALS_NOTE = """\
+One agent that writes as many tokens as the graph can write the same steps in one message, and on parts it learned to with one of
+the first three seeds (99.6 %): the mean of three such runs says little. So seven more seeds of that pair were trained after the
+first three had been seen, and all ten count."""
+
 GROWTH_NOTE = """\
 What the protocol is made of, from pilots on validation questions (seeds 100 to 102): new layers come in front, because facts are
 labelled from the answer down, so that what trained nodes state stays right in a deeper question, and they have a use for what
@@ -176,13 +188,13 @@ seeds 0 to 2 had shown, and were run on seeds 3 to 5 once. What is kept of both 
 EXPERIMENTS = dict(
     growth=growth("embedded", "grown_anew"), growth_seed1=growth("results/backbones/seed1"),
     growth15=growth15("embedded"), growth15_seed1=growth15("results/backbones/seed1"),
-    rivals=rivals(), tagged=tagged(), shapes=shapes(), searched=searched(), sizes=sizes(),
+    rivals=rivals(), rivals_seeds=rivals_seeds(), tagged=tagged(), shapes=shapes(), searched=searched(), sizes=sizes(),
     rank1=parameters(1), rank4=parameters(4), rank16=parameters(16),
 )
 CLAIMS = dict(
     C1=dict(
         says="The trained graph beats every baseline at equal tokens per question and equal training samples.",
-        test="ahead", experiments=("rivals",), over=RIVALS, controls=CONTROLS),
+        test="ahead", experiments=("rivals", "rivals_seeds"), over=RIVALS, controls=CONTROLS, note=RIVALS_NOTE),
     C2=dict(
         says="One adapter per node beats one shared adapter of the same total rank.",
         test="ahead", experiments=("rivals", "tagged"), over=("graph_shared_adapter",), controls=("graph_untrained",)),

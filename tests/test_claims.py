@@ -132,7 +132,26 @@ def test_ahead_needs_every_rival_beaten(tmp_path):
     assert ahead.test("C1", claim, [lost], tmp_path).word == "does not hold"
     missing = outcome("rivals", tmp_path, dict(graph=[0.9, 0.8], single_equal_parameters=[0.5], direct=[0.3, 0.3]))
     assert ahead.test("C1", claim, [missing], tmp_path).word == "unfinished"
-    assert ahead.test("C2", claim, [won, lost], tmp_path).word == "does not hold"  # one family: it must win in both experiments
+    other = Outcome("other", dataclasses.replace(lost.config, backbone="other"), tmp_path)
+    other.__dict__["records"] = lost.records
+    assert ahead.test("C2", claim, [won, other], tmp_path).word == "does not hold"  # one family: it must win in both experiments
+
+
+def test_experiments_that_differ_in_seeds_are_one(tmp_path):
+    claim = Claim(says="", experiments=("rivals", "more"), families=1, over=("single_equal_parameters", "direct"))
+    few = outcome("rivals", tmp_path, dict(graph=[0.9, 0.8], single_equal_parameters=[0.85, 0.3], direct=[0.3, 0.3]))
+    pair = ("graph", "single_equal_parameters")
+    more = Outcome("more", dataclasses.replace(few.config, methods=pair, seeds=(2, 3, 4)), tmp_path)
+    more.__dict__["records"] = [answer("listops", method, seed, share) for seed in (2, 3, 4)
+                                for method, share in (("graph", 0.9), ("single_equal_parameters", 0.3))]
+    assert ahead.test("C1", claim, [few], tmp_path).word == "does not hold"
+    verdict = ahead.test("C1", claim, [few, more], tmp_path)
+    rows = [line for line in verdict.lines if line.startswith("| graph")]
+    assert verdict.word == "holds" and len(rows) == 1 and "90.0, 80.0, 90.0, 90.0, 90.0" in rows[0]
+    more.records.pop()
+    assert ahead.test("C1", claim, [few, more], tmp_path).word == "unfinished"
+    with pytest.raises(ValueError, match="experiments rivals, rivals all have 'graph' on 'listops' with seed 0"):
+        ahead.test("C1", claim, [few, few], tmp_path)
 
 
 LINEAGE = [{"graph": "2-1", "before": 0.3, "after": 0.35}]

@@ -1,6 +1,7 @@
 """Is one method ahead of all others? Accuracy side by side at what each costs, and paired gaps."""
 
 from collections.abc import Sequence
+import dataclasses
 from pathlib import Path
 
 from neuromas_jax.analysis import claim_plots as plots
@@ -9,22 +10,28 @@ from neuromas_jax.analysis.paired import paired_gap
 from neuromas_jax.analysis.pooling import percent
 from neuromas_jax.analysis.report import table
 from neuromas_jax.analysis.verdict import Verdict, judge
+from neuromas_jax.config import Config
 
 
 def test(name: str, claim, found: Sequence[Outcome], workdir: Path) -> Verdict:
     """The claim holds where the gap to every method of `claim.over` lies above zero on a family's deepest trained depth.
 
     It must do so on as many families as asked for, and in every experiment that has the family. Real files are shown beside them.
+    Experiments that differ in seeds and methods alone are one: a gap is over the seeds that both methods have.
     """
     lines, results, finished = [], {}, True
     for outcome in found:
         for family in outcome.config.families:
+            alike = [one for one in found if family in one.config.families and recipe(one, family) == recipe(outcome, family)]
+            if outcome is not alike[0]:
+                continue
             rivals = [method for method in claim.over if method in outcome.config.methods]
             for number, (name_of, depth) in enumerate([outcome.target(family), *outcome.files(family)]):
-                answers = outcome.answers(family, name_of, depth)
+                answers = together(alike, family, name_of, depth)
                 title = f"{outcome.name}: {name_of}" + ("" if depth is None else f", depth {depth}")
                 rows, ahead, points = compare(claim.method, rivals, [m for m in claim.controls if m in answers], answers)
-                whole = all(len(answers.get(m, ())) == len(outcome.config.seeds) for m in (claim.method, *rivals))
+                whole = all(len(answers.get(m, ())) == sum(len(one.config.seeds) for one in alike if m in one.config.methods)
+                            for m in (claim.method, *rivals))
                 finished &= whole
                 if number == 0 and whole:
                     results.setdefault(family, []).append(bool(ahead) and all(ahead))
@@ -35,6 +42,24 @@ def test(name: str, claim, found: Sequence[Outcome], workdir: Path) -> Verdict:
                     lines += [f"![accuracy against rounds]({path.name})", ""]
     won = [family for family, ahead in results.items() if all(ahead)]  # in every experiment that has the family
     return Verdict(*judge(won, claim.families, finished, "The interval lies above zero against every rival on"), tuple(lines))
+
+
+def recipe(outcome: Outcome, family: str) -> Config:
+    """What an experiment does with a family, whatever the seeds and methods."""
+    families = {family: outcome.config.families[family]}
+    return dataclasses.replace(outcome.config, families=families, order=(), methods=(), seeds=())
+
+
+def together(alike: Sequence[Outcome], family: str, name: str, depth: int | None) -> dict[str, dict[int, dict]]:
+    """Records of one evaluation set by method and seed, of all these experiments. Raises ValueError for a cell of two."""
+    found: dict[str, dict[int, dict]] = {}
+    for outcome in alike:
+        for method, records in outcome.answers(family, name, depth).items():
+            if twice := found.setdefault(method, {}).keys() & records.keys():
+                raise ValueError(f"experiments {', '.join(one.name for one in alike)} all have {method!r} on {family!r} with seed "
+                                 f"{min(twice)}; give each seeds of its own")
+            found[method] |= records
+    return found
 
 
 HEADER = ["method", "accuracy %", "by seed", "calls", "rounds", "tokens", "parameters", "samples", "gap, points"]

@@ -7,10 +7,11 @@ and the tables and pictures that show it. A claim that does not hold stays in th
 from collections.abc import Mapping
 import dataclasses
 from pathlib import Path
+import statistics
 
 from neuromas_jax.analysis import ahead, growing, health, shapes
 from neuromas_jax.analysis.outcomes import Outcome, outcomes
-from neuromas_jax.analysis.report import sweep_section
+from neuromas_jax.analysis.report import sweep_section, table
 from neuromas_jax.config import Config
 from neuromas_jax.experiments.cells import read_done, sweep_cells
 from neuromas_jax.files import write_text
@@ -124,12 +125,24 @@ def sweeps(one: Outcome, family: str) -> list[str]:
 
 
 def _spent(found: Mapping[str, Outcome]) -> list[str]:
-    """What the experiments took."""
-    rows = []
+    """What the experiments took. A clock counts what else a machine did: cells of one family, method and length are much the same
+    work, so their median says what it would be without."""
+    rows, sums = [], [0, 0, 0.0, 0.0]
     for name, one in found.items():
-        cells = [cell for family in one.config.families for method in one.config.methods
-                 for cell in one.trained(family, method).values()]
-        trials = [cell for family in one.config.families for cell in one.trials(family)]
-        seconds = sum(cell.done.get("seconds_of_last_process", 0) for cell in (*cells, *trials))
-        rows.append(f"| {name} | {len(trials)} | {len(cells)} | {seconds / 3600:.2f} |")
-    return ["| experiment | trials of sweeps | trained cells | hours of one core |", "| --- | --- | --- | --- |", *rows, ""]
+        tried, trained, hours = 0, 0, {}
+        for family in one.config.families:
+            for cell in sweep_cells(one.config, family):
+                if done := read_done(cell.folder(one.folder, "sweep")):
+                    tried += 1
+                    hours.setdefault((family, cell.method, cell.steps), []).append(done)
+            for method in one.config.methods:
+                for cell in one.trained(family, method).values():
+                    trained += 1
+                    hours.setdefault((family, method, cell.done["steps"]), []).append(cell.done)
+        took = [[done.get("seconds_of_last_process", 0) / 3600 for done in alike] for alike in hours.values()]
+        row = [tried, trained, sum(map(sum, took)), sum(len(alike) * statistics.median(alike) for alike in took)]
+        sums = [total + more for total, more in zip(sums, row)]
+        rows.append((name, row))
+    rows.append(("all", sums))
+    head = ["experiment", "trials of sweeps", "trained cells", "hours of one core, by the clock", "each the median of its like"]
+    return table(head, [[name, tried, trained, f"{clock:.2f}", f"{alone:.2f}"] for name, (tried, trained, clock, alone) in rows])
