@@ -51,7 +51,7 @@ def recipe(outcome: Outcome, family: str) -> Config:
 
 
 def together(alike: Sequence[Outcome], family: str, name: str, depth: int | None) -> dict[str, dict[int, dict]]:
-    """Records of one evaluation set by method and seed, of all these experiments. Raises ValueError for a cell of two."""
+    """Records of one evaluation set by method and seed, of all these experiments. Raises ValueError for one twice."""
     found: dict[str, dict[int, dict]] = {}
     for outcome in alike:
         for method, records in outcome.answers(family, name, depth).items():
