@@ -51,13 +51,13 @@ def recipe(outcome: Outcome, family: str) -> Config:
 
 
 def together(alike: Sequence[Outcome], family: str, name: str, depth: int | None) -> dict[str, dict[int, dict]]:
-    """Records of one evaluation set by method and seed, of all these experiments. Raises ValueError for one twice."""
+    """Records of one evaluation set by method and seed, of all experiments. Raises ValueError where two have one cell."""
     found: dict[str, dict[int, dict]] = {}
     for outcome in alike:
         for method, records in outcome.answers(family, name, depth).items():
             if twice := found.setdefault(method, {}).keys() & records.keys():
-                raise ValueError(f"experiments {', '.join(one.name for one in alike)} all have {method!r} on {family!r} with seed "
-                                 f"{min(twice)}; give each seeds of its own")
+                raise ValueError(f"experiments {', '.join(one.name for one in alike)} all have {method!r} on {family!r} with "
+                                 f"seed {min(twice)}; give each seeds of its own")
             found[method] |= records
     return found
 
