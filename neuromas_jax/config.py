@@ -57,13 +57,16 @@ class RolloutConfig:
 
     `microbatch` questions are read at a time in prefill and update; by default a few on a CPU and all on an accelerator, where it
     trades time for memory. A batch is written in `parts`, one after the other: with 2 or more, slow verifiers (code) judge one
-    while the next is written. `too_long`: a question over the largest bucket is an "error" or a counted "skip".
+    while the next is written. An update goes back through `update_nodes` nodes of a layer at a time, by default through all nodes
+    at once: with few, large graphs fit without `remat`. `too_long`: a question over the largest bucket is an "error" or a counted
+    "skip".
     """
 
     questions: int = 32
     group: int = 8
     microbatch: int | None = None
     parts: int = 1
+    update_nodes: int | None = None
     temperature: float = 1.0
     too_long: str = "error"
 
@@ -331,6 +334,7 @@ def _check(config: Config) -> None:
     for name, value, low in (
         ("rollout.questions", config.rollout.questions, 1), ("rollout.group", config.rollout.group, 1),
         ("rollout.microbatch", config.rollout.microbatch, 1), ("rollout.parts", config.rollout.parts, 1),
+        ("rollout.update_nodes", config.rollout.update_nodes, 1),
         ("training.steps", config.training.steps, 1), ("training.evaluate_every", config.training.evaluate_every, 1),
         ("training.checkpoint_every", config.training.checkpoint_every, 1),
         ("training.influence_every", config.training.influence_every, 1), ("workers", config.workers, 1),

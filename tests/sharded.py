@@ -79,6 +79,8 @@ def types(monitor):
     for method, stage, more in (
         ("graph", 0, {}), ("graph", 0, dict(objective=dict(kl_penalty=0.1, invalid_penalty=0.1, entropy_floor=0.5))),
         ("graph", 0, dict(rollout=dict(questions=8, group=2, microbatch=1))),  # fewer than the mesh divides
+        ("graph", 0, dict(rollout=dict(questions=8, group=2, microbatch=4, update_nodes=1), objective=dict(kl_penalty=0.1))),
+        ("gptswarm", 0, dict(rollout=dict(questions=8, group=2, update_nodes=3))),
         ("graph", 0, dict(adapters=dict(rank=2, sites=("q", "v")), fsdp=True, remat=True)),  # a scanned decoder and vocabulary
         *(("malt", stage, dict(rollout=dict(questions=8, group=8))) for stage in (0, 1)), ("roles_critic", 0, {}),
         ("roles_dr_mas", 0, {}), ("gptswarm", 0, {}), ("single_equal_tokens", 0, {}), ("selforg", 0, {}),

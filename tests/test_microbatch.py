@@ -26,15 +26,15 @@ def run():
 
     `scanned` tells apart what a test ran after it patched the decoder.
     """
-    graph, config = text_graph("2-2-1", 4, reads="all"), tiny_config()
+    graph, config = text_graph("3-2-1", 4, reads="all"), tiny_config()  # three: no whole number of twos
     backbone, bank = init_backbone(config, jax.random.key(0)), random_bank(config, graph.size)
     sampling = few_words(config.vocab_size)  # so that draws stay clear of the rounding between words
     objective, optimizer = Objective(entropy_bonus=0.01, kl_penalty=0.1), Optimizer(eps=1e-4)  # or Adam enlarges rounding
 
     @functools.cache
-    def both(microbatch, remat=False, scanned=False):
+    def both(microbatch, remat=False, scanned=False, nodes=0):
         program = make_program(graph, node_slots(graph), PromptTemplate(), tokenizer(), sampling, GROUP, microbatch,
-                               merge=not scanned)
+                               merge=not scanned, update_nodes=nodes)
         frozen = dataclasses.replace(backbone, remat=remat)
         keep = no_interventions(graph, BATCH, GROUP)
         texts = [TEXTS[i % len(TEXTS)] for i in range(BATCH)]
@@ -60,6 +60,11 @@ def test_microbatches_give_what_the_whole_batch_gives(run, microbatch):
     whole, parts = run(BATCH), run(microbatch)
     assert np.asarray(whole[2].gradient_norm).min() > 1e-3, "a gradient of zero compares nothing"
     assert_same(parts, whole)
+
+
+@pytest.mark.parametrize("nodes", [1, 2, 5])
+def test_a_few_nodes_at_a_time_give_the_gradient_of_all(run, nodes):
+    assert_same(run(2, nodes=nodes), run(2))
 
 
 def test_scanned_layers_give_what_layers_written_out_give(run, monkeypatch):

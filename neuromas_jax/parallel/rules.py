@@ -168,29 +168,30 @@ def reshaped(x: jax.Array, *sizes: int) -> jax.Array:
     return jax.lax.reshape(x, sizes, out_sharding=PartitionSpec(*_spec(x)[:same], *[None] * (len(sizes) - same)))
 
 
-def split(x: jax.Array, axis: int, size: int) -> jax.Array:
-    """Questions as microbatches of `size`: `[.., B, ..] -> [.., size, B / size, ..]`, as many of a microbatch on every device."""
-    return _placed(x, (*x.shape[:axis], size, x.shape[axis] // size, *x.shape[axis + 1 :]), axis, 1)
+def split(x: jax.Array, axis: int, size: int, name: str = "question") -> jax.Array:
+    """Questions, or what `name` says, in portions of `size`: `[.., B, ..] -> [.., size, B / size, ..]`, as many of a portion on
+    every device."""
+    return _placed(x, (*x.shape[:axis], size, x.shape[axis] // size, *x.shape[axis + 1 :]), axis, 1, name)
 
 
-def join(x: jax.Array, axis: int) -> jax.Array:
+def join(x: jax.Array, axis: int, name: str = "question") -> jax.Array:
     """Undoes `split`."""
-    return _placed(x, (*x.shape[:axis], x.shape[axis] * x.shape[axis + 1], *x.shape[axis + 2 :]), axis, 2)
+    return _placed(x, (*x.shape[:axis], x.shape[axis] * x.shape[axis + 1], *x.shape[axis + 2 :]), axis, 2, name)
 
 
-def _placed(x: jax.Array, sizes: tuple[int, ...], axis: int, taken: int) -> jax.Array:
-    """A reshape after which `axis` holds questions; it took the place of so many."""
+def _placed(x: jax.Array, sizes: tuple[int, ...], axis: int, taken: int, name: str) -> jax.Array:
+    """A reshape after which `axis` holds what `name` says; it took the place of so many."""
     if not typed_axes():
         return x.reshape(sizes)
     spec = _spec(x)
     others = [None] * (len(sizes) - axis - 1 - len(spec[axis + taken :])) + spec[axis + taken :]
-    return jax.lax.reshape(x, sizes, out_sharding=PartitionSpec(*spec[:axis], *_fitting(sizes[axis:], "question"), *others))
+    return jax.lax.reshape(x, sizes, out_sharding=PartitionSpec(*spec[:axis], *_fitting(sizes[axis:], name), *others))
 
 
-def padded_rows(nodes: range) -> np.ndarray:
-    """Numbers of a layer's nodes, the last one repeated until the mesh's node axis divides them. What the added ones write is
-    dropped: they never move an adapter and never count."""
-    size = mesh_size("node")
+def padded_rows(nodes: range, portion: int = 1) -> np.ndarray:
+    """Numbers of a layer's nodes, the last one repeated until the mesh's node axis and `portion` divide them. What the added ones
+    write is dropped: they never move an adapter and never count."""
+    size = math.lcm(mesh_size("node"), portion)
     return np.asarray([*nodes, *[nodes[-1]] * (-len(nodes) % size)])
 
 

@@ -5,77 +5,109 @@ import functools
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
+import numpy as np
 
-from neuromas_jax.backbone.adapters import Bank, take_slots
-from neuromas_jax.backbone.decoder import Backbone
+from neuromas_jax.backbone.adapters import Adapters, Bank, take_slots
+from neuromas_jax.backbone.decoder import KV, Backbone
 from neuromas_jax.parallel.rules import constrain, padded_rows, unpadded
 from neuromas_jax.rl.scores import Scores, token_scores
 from neuromas_jax.rollout.edges import split_edges
-from neuromas_jax.rollout.episodes import Episodes, Program
+from neuromas_jax.rollout.episodes import Episodes, LayerEpisodes, Program
 from neuromas_jax.rollout.rollout import layer_adapters, shared_states
-from neuromas_jax.rollout.sampler import count, reader
+from neuromas_jax.rollout.sampler import count, prefill, reader
+
+Shared = tuple[Float[Array, "N B 1 1 D"], KV]
+"""Of a layer's nodes: the last hidden state of their shared blocks, and their keys and values."""
+
+
+def read_shared(program: Program, backbone: Backbone, bank: Bank | None, episodes: Episodes) -> list[Shared]:
+    """The shared blocks of all nodes, read once for all G episodes of a question; an entry for each layer."""
+    bank, _ = split_edges(bank)
+    blocks = [jnp.concatenate([getattr(layer, name) for layer in episodes]) for name in ("shared", "shared_valid")]
+    with jax.named_scope("shared"):
+        return shared_states(program, backbone, bank, blocks, microbatch=blocks[0].shape[1])
+
+
+def read_own_shared(program: Program, backbone: Backbone, adapters: Adapters | None, layer: LayerEpisodes) -> Shared:
+    """The same of some nodes of one layer, with an adapter for each."""
+    start = jnp.zeros_like(layer.shared, shape=layer.shared.shape[:3])
+    return prefill(backbone, adapters, program.lora_scale, start.shape[1], layer.shared, layer.shared_valid, start, ())
+
+
+def rows_of(layer: LayerEpisodes, rows: np.ndarray) -> LayerEpisodes:
+    """What these nodes of a layer read and wrote, each where it is computed."""
+    return jax.tree.map(lambda x: constrain(take_slots(x, rows, "question"), "node", "question"), layer)
+
+
+def layer_states(
+    program: Program, backbone: Backbone, adapters: Adapters | None, layer: LayerEpisodes, shared: Shared
+) -> Float[Array, "N B G M D"]:
+    """Hidden states that predict each message token of some nodes of one layer.
+
+    Only message positions come out, so no logits are made where nothing was written.
+
+    Args:
+      program: the graph and its slots.
+      backbone: the frozen decoder.
+      adapters: one for each of the nodes, None for the bare backbone.
+      layer: what they read and wrote.
+      shared: what `read_shared` found for them.
+    """
+    hidden, kv = shared
+    local, _ = reader(backbone, program.lora_scale)(
+        adapters, jnp.concatenate([layer.own, layer.message[..., :-1]], axis=-1),
+        jnp.concatenate([layer.own_valid, layer.live[..., :-1]], axis=-1),
+        constrain(jnp.broadcast_to(count(layer.shared_valid), layer.fired.shape), "node", "question"), (kv,),
+        last=layer.message.shape[-1])
+    if layer.own.shape[-1]:
+        return local
+    first = jnp.broadcast_to(hidden, (*local.shape[:3], 1, hidden.shape[-1]))
+    return jnp.concatenate([first, local], axis=-2)
+
+
+def layer_scores(
+    program: Program, backbone: Backbone, adapters: Adapters | None, layer: LayerEpisodes, shared: Shared,
+    bare: Shared | None = None,
+) -> Scores:
+    """Scores `[N, B, G, M]` of every token that some nodes of one layer wrote; with `bare`, which is `shared` of the bare
+    backbone, also the divergence from that. The rest as `layer_states` has it."""
+    mine = layer_states(program, backbone, adapters, layer, shared)
+    other = None if bare is None else jax.lax.stop_gradient(layer_states(program, backbone, None, layer, bare))
+    return token_scores(
+        functools.partial(backbone.logits, mine), backbone.config.vocab_size, layer.message, program.sampling,
+        None if other is None else functools.partial(backbone.logits, other))
+
+
+def of_layers(program: Program, bank: Bank | None, episodes: Episodes):
+    """Number, nodes, episodes and adapters of each layer; of `padded_rows` on a mesh."""
+    bank, _ = split_edges(bank)
+    for number, layer in enumerate(episodes):
+        nodes = program.graph.nodes(number)
+        rows = padded_rows(nodes)
+        yield number, nodes, rows_of(layer, rows - nodes.start), layer_adapters(bank, program.slots, rows)
 
 
 def message_states(
     program: Program, backbone: Backbone, bank: Bank | None, episodes: Episodes
 ) -> tuple[Float[Array, "N B G M D"], ...]:
-    """Hidden states that predict each message token, one array per layer.
-
-    Shared blocks are read once per node and question, forward and backward, for all G episodes. Only message positions come
-    out, so no logits are made where nothing was written.
-
-    Args:
-      program: the graph and its slots.
-      backbone: the frozen decoder.
-      bank: adapters of every slot, or None for the bare backbone.
-      episodes: what every node read and wrote.
-    """
-    states = _padded_states(program, backbone, bank, episodes)
-    return tuple(unpadded(mine, layer.fired.shape[0]) for mine, layer in zip(states, episodes))
-
-
-def _padded_states(program: Program, backbone: Backbone, bank: Bank | None, episodes: Episodes) -> tuple[jax.Array, ...]:
-    """`message_states` of all `padded_rows` of each layer, each on its own devices."""
-    read, (bank, _) = reader(backbone, program.lora_scale), split_edges(bank)
-    with jax.named_scope("shared"):
-        blocks = [jnp.concatenate([getattr(layer, name) for layer in episodes]) for name in ("shared", "shared_valid")]
-        shared = shared_states(program, backbone, bank, blocks, microbatch=blocks[0].shape[1])
-    states = []
-    for number, layer in enumerate(episodes):
+    """`layer_states` of all nodes, one array per layer; a bank of None is the bare backbone."""
+    shared, found = read_shared(program, backbone, bank, episodes), []
+    for number, nodes, layer, adapters in of_layers(program, bank, episodes):
         with jax.named_scope(f"layer{number}"):
-            nodes, own_tokens = program.graph.nodes(number), layer.own.shape[-1]
-            rows = padded_rows(nodes)
-            hidden, kv = shared[number]
-
-            def laid(x):
-                return constrain(take_slots(x, rows - nodes.start, "question"), "node", "question")
-
-            local, _ = read(
-                layer_adapters(bank, program.slots, rows),
-                laid(jnp.concatenate([layer.own, layer.message[..., :-1]], axis=-1)),
-                laid(jnp.concatenate([layer.own_valid, layer.live[..., :-1]], axis=-1)),
-                laid(jnp.broadcast_to(count(layer.shared_valid), layer.fired.shape)),
-                (kv,), last=layer.message.shape[-1])
-            if not own_tokens:
-                first = jnp.broadcast_to(hidden, (*local.shape[:3], 1, hidden.shape[-1]))
-                local = jnp.concatenate([first, local], axis=-2)
-            states.append(local)
-    return tuple(states)
+            found.append(unpadded(layer_states(program, backbone, adapters, layer, shared[number]), len(nodes)))
+    return tuple(found)
 
 
 def message_scores(
     program: Program, backbone: Backbone, bank: Bank | None, episodes: Episodes, divergence: bool = False
 ) -> tuple[Scores, ...]:
-    """Scores `[N, B, G, M]` of every written token, one entry per layer; with `divergence` also that from the bare backbone."""
-    states = _padded_states(program, backbone, bank, episodes)
-    bare = jax.lax.stop_gradient(_padded_states(program, backbone, None, episodes)) if divergence else (None,) * len(states)
-    found = []
-    for number, (mine, other, layer) in enumerate(zip(states, bare, episodes)):
-        nodes = program.graph.nodes(number)
-        message = constrain(take_slots(layer.message, padded_rows(nodes) - nodes.start, "question"), "node", "question")
-        scores = token_scores(functools.partial(backbone.logits, mine), backbone.config.vocab_size, message, program.sampling,
-                              None if other is None else functools.partial(backbone.logits, other))
-        found.append(unpadded(scores, len(nodes)))
+    """`layer_scores` of all nodes, one entry per layer; with `divergence` also that from the bare backbone."""
+    shared, found = read_shared(program, backbone, bank, episodes), []
+    bare = read_shared(program, backbone, None, episodes) if divergence else [None] * len(episodes)
+    for number, nodes, layer, adapters in of_layers(program, bank, episodes):
+        with jax.named_scope(f"layer{number}"):
+            scores = layer_scores(program, backbone, adapters, layer, shared[number], bare[number])
+            found.append(unpadded(scores, len(nodes)))
     return tuple(found)
 
 

@@ -1,6 +1,7 @@
 """The loss of one graph layer, without side effects: parameters and data in, loss and sums out."""
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
@@ -80,7 +81,7 @@ def layer_loss(
     """
     chosen, entropy, kl = scores.log_prob, scores.entropy, scores.kl
     live = episodes.live.astype(chosen.dtype)
-    episodes_count = credit[0].size
+    episodes_count = math.prod(credit.shape[1:])
     fired = episodes.fired.astype(chosen.dtype)
     loss = -(chosen * live * (credit * fired)[..., None]).sum(axis=(1, 2, 3)) / episodes_count
     if objective.entropy_bonus:

@@ -9,19 +9,21 @@ import functools
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
+import numpy as np
 import optax
 
-from neuromas_jax.backbone.adapters import Bank
+from neuromas_jax.backbone.adapters import Bank, take_slots
 from neuromas_jax.backbone.decoder import Backbone
-from neuromas_jax.parallel.rules import freely
+from neuromas_jax.parallel.rules import constrain, freely, join, mesh_size, padded_rows, split, unpadded
 from neuromas_jax.rl.credit import CRITIC, advantages, informative
 from neuromas_jax.rl.critic import Critic, criticise
-from neuromas_jax.rl.learner import message_scores
+from neuromas_jax.rl.learner import layer_scores, message_scores, read_own_shared, rows_of
 from neuromas_jax.rl.malt import MALT, malt_credit
 from neuromas_jax.rl.objective import LayerSums, Objective, layer_loss
 from neuromas_jax.rollout.edges import edge_log_prob, split_edges
 from neuromas_jax.rollout.episodes import Episodes, Program
 from neuromas_jax.rollout.microbatch import check_microbatch, take_questions
+from neuromas_jax.rollout.rollout import layer_adapters
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,20 +95,81 @@ def loss_of_bank(
 ):
     """Sum of all nodes' losses, with (per-node losses, per-layer sums) beside it."""
     found = message_scores(program, backbone, bank, episodes, divergence=bool(objective.kl_penalty))
-    read = range(program.graph.size - program.graph.layers[-1].width)
-    nodes = read if objective.floor_nodes is None else objective.floor_nodes
-    floored = jnp.zeros(program.graph.size).at[jnp.asarray(tuple(nodes), jnp.int32)].set(1.0)
-    losses, sums, (_, logits) = [], [], split_edges(bank)
+    losses, sums, floored = [], [], floored_nodes(objective, program)
     for number, (scores, layer) in enumerate(zip(found, episodes)):
-        rows = slice(program.graph.nodes(number).start, program.graph.nodes(number).stop)
+        rows = rows_in(program, number)
         loss, layer_sums = layer_loss(objective, scores, layer, credit[rows], floored[rows])
-        if logits is not None:  # whom a node heard is its choice as well
-            chosen = freely(functools.partial(edge_log_prob, program, number), None, "question")(logits, layer)
-            loss -= (credit[rows] * chosen).mean(axis=(1, 2))
         losses.append(loss)
         sums.append(layer_sums)
-    losses = jnp.concatenate(losses)
+    losses = jnp.concatenate(losses) + edge_losses(program, bank, episodes, credit)
     return losses.sum(), (losses, tuple(sums))
+
+
+def rows_in(program: Program, number: int) -> slice:
+    """Where a layer's nodes are among those of the graph."""
+    nodes = program.graph.nodes(number)
+    return slice(nodes.start, nodes.stop)
+
+
+def floored_nodes(objective: Objective, program: Program) -> Float[Array, "X"]:
+    """1 for nodes that the entropy floor is for: those named, or all that somebody reads."""
+    read = range(program.graph.size - program.graph.layers[-1].width)
+    nodes = read if objective.floor_nodes is None else objective.floor_nodes
+    return jnp.zeros(program.graph.size).at[jnp.asarray(tuple(nodes), jnp.int32)].set(1.0)
+
+
+def edge_losses(program: Program, bank: Bank, episodes: Episodes, credit: Float[Array, "X B G"]) -> Float[Array, "X"]:
+    """What a node loses by whom it heard, where that is its choice as well; else 0."""
+    _, logits = split_edges(bank)
+    if logits is None:
+        return jnp.zeros(program.graph.size)
+    found = []
+    for number, layer in enumerate(episodes):
+        chosen = freely(functools.partial(edge_log_prob, program, number), None, "question")(logits, layer)
+        found.append(-(credit[rows_in(program, number)] * chosen).mean(axis=(1, 2)))
+    return jnp.concatenate(found)
+
+
+def gradient_by_nodes(
+    objective: Objective, program: Program, backbone: Backbone, bank: Bank, episodes: Episodes, credit: Float[Array, "X B G"]
+):
+    """Gradient of `loss_of_bank` and what it has beside it, a few nodes of a layer after another.
+
+    What is kept for the way back is that of `program.update_nodes` nodes: where this fits, nothing has to be computed again
+    (`Backbone.remat`). Nodes of a layer do not read each other, so their gradients are their own.
+    """
+    floored, losses, sums = floored_nodes(objective, program), [], []
+    gradient = jax.grad(lambda bank: edge_losses(program, bank, episodes, credit).sum())(bank)
+    for number, layer in enumerate(episodes):
+        nodes = program.graph.nodes(number)
+        step = mesh_size("node")
+        size = -(-min(program.update_nodes, len(nodes)) // step) * step
+        rows = padded_rows(nodes, size)
+        adapters, back = jax.vjp(lambda bank: layer_adapters(split_edges(bank)[0], program.slots, rows), bank)
+        real = jnp.asarray(np.arange(len(rows)) < len(nodes), jnp.float32)
+        mine = (adapters, rows_of(layer, rows - nodes.start), take_slots(credit, rows, "question"), floored[rows], real)
+        portions = jax.tree.map(lambda x: split(constrain(x, "node"), 0, size, "node"), mine)
+
+        def of(portion):
+            adapters, layer, credit, floored, real = jax.tree.map(
+                lambda x: jax.lax.dynamic_index_in_dim(x, portion, 1, keepdims=False), portions)
+
+            def loss(adapters):
+                shared = read_own_shared(program, backbone, adapters, layer)
+                bare = read_own_shared(program, backbone, None, layer) if objective.kl_penalty else None
+                scores = layer_scores(program, backbone, adapters, layer, shared, bare)
+                found, sums = layer_loss(objective, scores, layer, credit, floored)
+                return (found * real).sum(), (found, sums)
+
+            return jax.grad(loss, has_aux=True)(adapters)
+
+        with jax.named_scope(f"layer{number}"):
+            found = jax.lax.map(of, jnp.arange(len(rows) // size))
+        slope, (loss, layer_sums) = jax.tree.map(lambda x: join(jnp.moveaxis(x, 0, 1), 0, "node"), found)
+        gradient = jax.tree.map(jnp.add, gradient, back(slope)[0])
+        losses.append(unpadded(loss, len(nodes)))
+        sums.append(unpadded(layer_sums, len(nodes)))
+    return gradient, (jnp.concatenate(losses) + edge_losses(program, bank, episodes, credit), tuple(sums))
 
 
 def accumulated_gradient(
@@ -122,8 +185,11 @@ def accumulated_gradient(
     def of_questions(start):
         rows = take_questions(episodes, start, size)
         mine = take_questions(credit, start, size)
-        gradient, (losses, sums) = jax.grad(
-            lambda bank: loss_of_bank(objective, program, backbone, bank, rows, mine), has_aux=True)(bank)
+        if program.update_nodes:
+            gradient, (losses, sums) = gradient_by_nodes(objective, program, backbone, bank, rows, mine)
+        else:
+            gradient, (losses, sums) = jax.grad(
+                lambda bank: loss_of_bank(objective, program, backbone, bank, rows, mine), has_aux=True)(bank)
         # A microbatch divides by its own size: all are alike, so the mean over them divides by that of the batch.
         return jax.tree.map(lambda x: x * (size / batch), (gradient, losses)), sums
 

@@ -22,6 +22,7 @@ class Program:
       sampling: rules of the one distribution.
       group: episodes per question, G.
       microbatch: questions that prefill and update read at a time.
+      update_nodes: nodes of a layer that an update goes back through at a time; 0 for all of all layers at once.
       lora_scale: LoRA alpha / rank.
       merge: whether a rollout adds each adapter to a copy of the weights first (`adapters.merge`); equal to rounding.
       tree: per layer, how many neighbouring episodes of a group share what its nodes write, so that a group is a tree of samples:
@@ -37,6 +38,7 @@ class Program:
     lora_scale: float = 2.0
     merge: bool = False
     tree: tuple[int, ...] = ()
+    update_nodes: int = 0
 
     def layer_slots(self, layer: int) -> tuple[int, ...]:
         return tuple(self.slots[node] for node in self.graph.nodes(layer))
@@ -54,9 +56,10 @@ def make_program(
     merge: bool = False,
     finals: tuple[int, ...] = (),
     tree: tuple[int, ...] = (),
+    update_nodes: int = 0,
 ) -> Program:
-    """Tokenises the template; `finals` are layers before the readout that are asked for the final answer too, `tree` as in
-    `Program`.
+    """Tokenises the template; `finals` are layers before the readout that are asked for the final answer too, `tree` and
+    `update_nodes` as in `Program`.
 
     Raises:
       ValueError: a group without an episode, or a segment of the template that a message could write as well.
@@ -65,7 +68,7 @@ def make_program(
         raise ValueError(f"group {group}; a question needs 1 episode or more")
     prompts = layer_prompts(graph, template, tokenizer, finals)
     check_unforgeable(prompts, tokenizer, sampling.forbidden)
-    return Program(graph, slots, prompts, sampling, group, microbatch, lora_scale, merge, tree)
+    return Program(graph, slots, prompts, sampling, group, microbatch, lora_scale, merge, tree, update_nodes)
 
 
 @jax.tree_util.register_dataclass

@@ -140,7 +140,8 @@ def description(run: Run, seed: int, lineage: list = ()) -> dict:
     """
     config = dataclasses.asdict(run.config)
     kept = {"rollout": config["rollout"], "objective": dataclasses.asdict(run.objective)}
-    del kept["rollout"]["microbatch"], kept["rollout"]["parts"]
+    for name in ("microbatch", "parts", "update_nodes"):
+        del kept["rollout"][name]
     unused = () if run.objective.floor_weight else ("entropy_floor", "floor_weight", "floor_nodes")
     for name in (*unused, *([] if run.objective.invalid_penalty else ["invalid_penalty"])):
         del kept["objective"][name]

@@ -139,7 +139,8 @@ def make_stage_run(
     template = dataclasses.replace(config.prompt, tokens_per_fact=family.tokens_per_fact)
     program = make_program(
         method.graph, method.slots, template, parts.tokenizer, sampling, config.rollout.group, microbatch, config.adapters.scale,
-        default_merge(parts.backbone.config, method.graph.size), method.stages[0].finals, method.tree)
+        default_merge(parts.backbone.config, method.graph.size), method.stages[0].finals, method.tree,
+        config.rollout.update_nodes or 0)
     answering = dataclasses.replace(
         program, group=1, tree=(), microbatch=config.rollout.microbatch or default_microbatch(batch, 1, method.graph))
     rate = method.rate * (config.optimizer.learning_rate if learning_rate is None else learning_rate)
