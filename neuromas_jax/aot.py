@@ -184,9 +184,12 @@ def blame(run: Run, accounts: dict[str, Account], mesh, chip: Chip) -> str:
         return over + (f"the backbone's weights are the most of it, {weights / GIB:.1f} GiB on each device; set "
                        "config.fsdp=True, or a longer model axis in config.mesh")
     turn = "" if run.config.remat else "config.remat=True, or "
+    few = f", config.rollout.update_nodes={max(1, run.method.graph.layers[0].width // 4)}" if worst == "update" and (
+        not run.program.update_nodes) else ""
     kept = "hidden states that are kept for the way back" if worst == "update" else "keys and values of the widest layer"
     return over + (f"temporaries are the most of it, {accounts[worst].temporary / GIB:.1f} GiB, mostly {kept}; set "
-                   f"{turn}a smaller config.rollout.microbatch (a multiple of the data axis), fewer questions, or more devices")
+                   f"{turn}a smaller config.rollout.microbatch (a multiple of the data axis){few}, fewer questions, or more "
+                   "devices")
 
 
 def report(run: Run, accounts: dict[str, Account], mesh, chip: Chip, why: str) -> str:

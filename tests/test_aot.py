@@ -90,6 +90,7 @@ def test_a_plan_without_room_names_what_is_to_blame():
                           env={**environment, "JAX_PLATFORMS": "cpu"})
     assert done.returncode == 1 and "update: XLA compiles no program for it" in done.stdout, done.stdout + done.stderr[-2000:]
     assert "update needs" in done.stdout and "set config.remat=True, or a smaller config.rollout.microbatch" in done.stdout
+    assert "config.rollout.update_nodes=8, fewer questions" in done.stdout
 
 
 @needs_libtpu

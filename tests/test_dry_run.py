@@ -1,5 +1,6 @@
 """What an experiment says of itself before it does anything."""
 
+import dataclasses
 import os
 import pathlib
 import subprocess
@@ -38,6 +39,9 @@ def test_the_numbers_are_those_of_the_arrays():
     assert needed["weights"] == 4 * run.parts.backbone.size
     assert needed["adapters, moments and gradient"] == 4 * 4 * run.trainable_parameters
     widest = max(4 * sum(shared + 3 * (own + 4) for shared, own in rows) for rows in (lengths[:2], lengths[2:]))
+    first, last = (4 * sum(shared + 3 * (own + 4) for shared, own in rows) for rows in (lengths[:2], lengths[2:]))
+    few = memory(dataclasses.replace(run, program=dataclasses.replace(run.program, update_nodes=1)), 48)["kept for the way back"]
+    assert few == needed["kept for the way back"] * max(first / 2, last) / (first + last)  # one node of a layer, not all of both
     assert needed["keys and values"] == widest * 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * 4
 
 

@@ -42,8 +42,8 @@ def memory(run: Run, bucket: int) -> dict[str, float]:
     """Estimates in bytes of the largest arrays; XLA's own temporaries come on top.
 
     Weights; adapters with their moments and gradient; keys and values of the widest layer in a rollout; and hidden states that
-    an update keeps for its way back, of one microbatch: with `remat` one per decoder layer and token, else about eight, and the
-    MLP's three.
+    an update keeps for its way back, of one microbatch and of all nodes or `update_nodes` of them: with `remat` one per decoder
+    layer and token, else about eight, and the MLP's three.
     """
     config, graph, rollout = run.parts.backbone.config, run.method.graph, run.config.rollout
     width = jnp.dtype(config.dtype).itemsize
@@ -53,12 +53,13 @@ def memory(run: Run, bucket: int) -> dict[str, float]:
         read = [lengths[node] for node in graph.nodes(number)]
         layers.append(rollout.questions * sum(shared + rollout.group * (own + layer.message_tokens) for shared, own in read))
     per_token = config.hidden_size if run.parts.backbone.remat else 8 * config.hidden_size + 3 * config.intermediate_size
-    part = run.program.microbatch / rollout.questions
+    part, few = run.program.microbatch / rollout.questions, run.program.update_nodes
+    kept = max(size * min(1, few / layer.width) for size, layer in zip(layers, graph.layers)) if few else sum(layers)
     return {
         "weights": run.parts.backbone.size * width,
         "adapters, moments and gradient": 4 * bank,
         "keys and values": max(layers) * 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * width,
-        "kept for the way back": part * sum(layers) * per_token * width * config.num_hidden_layers,
+        "kept for the way back": part * kept * per_token * width * config.num_hidden_layers,
     }
 
 

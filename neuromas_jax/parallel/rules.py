@@ -100,7 +100,7 @@ def constrain(x: jax.Array, *names: str | None) -> jax.Array:
     if typed:
         asked = [axis if axis in typed else None for axis in fitting]
         others = [None if axis in asked else axis for axis in _spec(x)[len(asked) :]]
-        x = jax.sharding.reshard(x, PartitionSpec(*asked, *others))
+        x = _moved(x, [*asked, *others])
     if typed and all(axis in (None, *typed) for axis in fitting):
         return x
     free = PartitionSpec.UNCONSTRAINED
@@ -125,16 +125,21 @@ def _spec(x: jax.Array) -> list[str | None]:
     return [*spec, *[None] * (x.ndim - len(spec))]
 
 
+def _moved(x: jax.Array, spec: list[str | None]) -> jax.Array:
+    """An array as its type shall be. One that lies so already is left alone: a constraint on a cache copies it at every token."""
+    return x if _spec(x) == spec else jax.sharding.reshard(x, PartitionSpec(*spec))
+
+
 def gather(x: jax.Array) -> jax.Array:
     """The whole array on every device along the axes that types tell of; of the whole mesh where they tell of none."""
     if typed_axes():
-        return jax.sharding.reshard(x, PartitionSpec())
+        return _moved(x, [None] * x.ndim)
     return jax.lax.with_sharding_constraint(x, PartitionSpec()) if on_mesh() else x
 
 
 def undivided(tree: Any) -> Any:
     """Weights that a device needs whole along the axes that types tell of; as they are where these tell of none."""
-    return jax.tree.map(lambda x: jax.sharding.reshard(x, PartitionSpec()), tree) if typed_axes() else tree
+    return jax.tree.map(lambda x: _moved(x, [None] * x.ndim), tree) if typed_axes() else tree
 
 
 def freely(function: Callable, *names: str | None) -> Callable:
