@@ -74,7 +74,7 @@ class Traced(Compiled):
 
 
 def types(monitor):
-    """Every program of every trained method, with the axes of a mesh in its types. Traced, not compiled: seconds, not minutes."""
+    """Every kind of program and credit, with the axes of a mesh in its types. Traced, not compiled."""
     mesh, deep = make_mesh(MeshShape(2, 2, 2)), init_backbone(tiny_config(num_hidden_layers=UNROLL + 1), jax.random.key(0))
     for method, stage, more in (
         ("graph", 0, {}), ("graph", 0, dict(objective=dict(kl_penalty=0.1, invalid_penalty=0.1, entropy_floor=0.5))),
@@ -83,7 +83,7 @@ def types(monitor):
         ("gptswarm", 0, dict(rollout=dict(questions=8, group=2, update_nodes=3))),
         ("graph", 0, dict(adapters=dict(rank=2, sites=("q", "v")), fsdp=True, remat=True)),  # a scanned decoder and vocabulary
         *(("malt", stage, dict(rollout=dict(questions=8, group=8))) for stage in (0, 1)), ("roles_critic", 0, {}),
-        ("roles_dr_mas", 0, {}), ("gptswarm", 0, {}), ("single_equal_tokens", 0, {}), ("selforg", 0, {}),
+        ("gptswarm", 0, {}),
     ):
         config, backbone = parse({**CONFIG, **more}), deep if more.get("remat") else BACKBONE
         backbone, scores.PART = dataclasses.replace(backbone, remat=config.remat), 64 if config.remat else 8192
@@ -94,10 +94,10 @@ def types(monitor):
         state = init_state(run, 0)
         keep = no_interventions(graph, size, run.program.group)
         episodes = traced.rollout(state.learner.acting, batch, keep, jax.random.key(3))
-        traced.answer(state.learner.bank, batch, no_interventions(graph, size, 1), jax.random.key(3))
-        if method != "selforg":
-            invalid = jax.numpy.zeros((graph.size, size, run.program.group), bool) if run.objective.invalid_penalty else None
-            traced.update(state.learner, episodes, jax.numpy.zeros((size, run.program.group)), 13, invalid)
+        invalid = jax.numpy.zeros((graph.size, size, run.program.group), bool) if run.objective.invalid_penalty else None
+        traced.update(state.learner, episodes, jax.numpy.zeros((size, run.program.group)), 13, invalid)
+        if not more and method == "graph":  # programs that others have alike
+            traced.answer(state.learner.bank, batch, no_interventions(graph, size, 1), jax.random.key(3))
             traced.learn(state.learner, episodes, jax.numpy.zeros((graph.size, size, run.program.group)), 13)
         monitor(f"{method} {stage} traced")
     where = [NamedSharding(mesh, PartitionSpec(axis)) for axis in ("node", "data")]
