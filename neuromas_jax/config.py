@@ -209,8 +209,8 @@ class Config:
       attention: "xla"; "cudnn" on an NVIDIA GPU in bfloat16 or "splash" on a TPU, for long prompts: see `backbone.kernels`.
       mesh: "auto" for all devices, split as `parallel.mesh.plan_mesh` says; "" for one; or devices along the axes, such as
         "node=2,data=4,model=1".
-      axis_types: "explicit", so that what does not fit along node and data is an error; or "auto", all left to XLA, for a program
-        of your own that JAX's types do not take.
+      axis_types: "auto", all left to XLA; or "explicit", so that what does not fit along node and data is an error when a program
+        is traced. As XLA compiles them for a TPU, explicit types cost a rollout traffic with HBM, much of it in large graphs.
       fsdp: whether the data axis also divides the backbone's weights, which are gathered a decoder layer at a time.
       families: name -> `FamilyConfig`.
       order: names of the families in the order in which they are done; alphabetical where it is empty.
@@ -227,7 +227,7 @@ class Config:
     remat: bool = False
     attention: str = "xla"
     mesh: str = "auto"
-    axis_types: str = "explicit"
+    axis_types: str = "auto"
     fsdp: bool = False
     families: dict[str, FamilyConfig] = dataclasses.field(default_factory=dict)
     order: tuple[str, ...] = ()

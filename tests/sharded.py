@@ -33,7 +33,8 @@ BACKBONE = dataclasses.replace(BACKBONE, params={**BACKBONE.params, "embed": BAC
 # Widths that a node axis of 2, 4 or 8 does not divide; eight questions in microbatches of four.
 CONFIG = dict(
     families=dict(listops=dict(options=dict(depths=(1,), weights=(1.0,), held_out_depth=2), buckets=(13,), message_tokens=3)),
-    graph=dict(topology="3-1"), rollout=dict(questions=8, group=2, microbatch=4), mesh="")
+    graph=dict(topology="3-1"), rollout=dict(questions=8, group=2, microbatch=4), mesh="",
+    axis_types="explicit")
 
 
 def step(compiled, run, shuffled: bool):
@@ -162,11 +163,13 @@ def main():
     run = dataclasses.replace(run, program=dataclasses.replace(run.program, merge=False))  # as where there are meshes
     alone = {shuffled: step(Compiled(run), run, shuffled) for shuffled in (False, True)}
     for text in sys.argv[1:]:
-        numbers, _, fsdp = text.partition("+")
+        numbers, *options = text.split("+")
         shape = MeshShape(*map(int, numbers.split("x")))
         mesh = make_mesh(shape, jax.devices()[: shape.size])
         for shuffled in (False, True) if text == "2x2x2" else (False,):
-            compiled = Compiled(dataclasses.replace(run, config=dataclasses.replace(run.config, fsdp=bool(fsdp))), mesh)
+            config = dataclasses.replace(
+                run.config, fsdp="fsdp" in options, axis_types="auto" if "auto" in options else "explicit")
+            compiled = Compiled(dataclasses.replace(run, config=config), mesh)
             episodes, state, metrics = step(compiled, run, shuffled)
             for mine, theirs in zip(episodes, alone[shuffled][0]):
                 np.testing.assert_array_equal(np.asarray(mine.message), np.asarray(theirs.message))

@@ -91,7 +91,7 @@ def backbone_bytes(config: DecoderConfig) -> float:
 def make_mesh(shape: MeshShape, devices: Sequence | None = None) -> Mesh:
     """A mesh of these devices, neighbours along `model`, whose traffic is the heaviest.
 
-    Its axes are automatic for what is done outside of programs; inside, `place.typed` makes `node` and `data` explicit.
+    Its axes are automatic for what is done outside of programs; inside, `place.typed` can make `node` and `data` explicit.
     """
     devices = jax.devices() if devices is None else devices
     if shape.size != len(devices):

@@ -1,10 +1,10 @@
 """One table from names of array axes to axes of a mesh, and the few places where arrays are told how to lie on it.
 
-A mesh has the axes `node`, `data` and `model`. Inside a program the first two are part of every array's type (JAX's explicit
-axes): what does not fit is an error as it is traced, not a copy that nobody asked for. `constrain` moves an array at the
-boundaries where it matters: what a layer of nodes reads, its keys and values, its logits, and the messages between layers, which
-are the one thing that the graph itself has to send. Along `model` XLA divides the frozen decoder by how its weights lie, and with
-`config.axis_types="auto"` it does so along all three. Without a mesh (`jax.set_mesh`) nothing is said and nothing changes.
+A mesh has the axes `node`, `data` and `model`. XLA splits the work by where arrays lie; `constrain` says so at the boundaries
+where it matters: what a layer of nodes reads, its keys and values, its logits, and the messages between layers, which are the
+one thing that the graph itself has to send. With `config.axis_types="explicit"` the first two axes are part of every array's type
+inside a program: what does not fit is an error as it is traced, not a copy that nobody asked for. Without a mesh (`jax.set_mesh`)
+nothing is said and nothing changes.
 """
 
 from collections.abc import Callable
