@@ -126,7 +126,7 @@ def _spec(x: jax.Array) -> list[str | None]:
 
 
 def _moved(x: jax.Array, spec: list[str | None]) -> jax.Array:
-    """An array as its type shall be. One that lies so already is left alone: a constraint on a cache copies it at every token."""
+    """An array as its type shall be; one that lies so already as it is."""
     return x if _spec(x) == spec else jax.sharding.reshard(x, PartitionSpec(*spec))
 
 
