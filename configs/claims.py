@@ -194,8 +194,8 @@ seeds 0 to 2 had shown, and were run on seeds 3 to 5 once. What is kept of both 
 
 Why it fails on ListOps: trials of five steps say nothing there. With pilot seeds (100 to 102, rate 2e-3, validation), 4-2-1 grown
 at once from 2-1 after ten steps ended at 87, 100 and 100 % after 100 steps, and 2-2-2-1 at 72, 74 and 75 %; on arithmetic 2-2-2-1
-ended at 88, 90 and 93 % and 4-2-1 at 73 to 75 %. So which graph is right is plain at the end; but with every seed the two are ten
-points apart only from 35 steps after growing on arithmetic, and from 50 on ListOps (`results/pilots/search_plans`). A search that
+ended at 88, 90 and 93 % and 4-2-1 at 73 to 75 %. So which graph is right is plain at the end; but the two are first ten
+points apart with every seed 35 steps after growing on arithmetic, and 50 on ListOps (`results/pilots/search_plans`). A search that
 races whole graphs for so long has no steps left for the winner in a budget of 100: it would need twice as many."""
 
 EXPERIMENTS = dict(
