@@ -139,7 +139,12 @@ def gradient_by_nodes(
     (`Backbone.remat`). Nodes of a layer do not read each other, so their gradients are their own.
     """
     floored, losses, sums = floored_nodes(objective, program), [], []
-    gradient = jax.grad(lambda bank: edge_losses(program, bank, episodes, credit).sum())(bank)
+
+    def of_edges(bank):
+        found = edge_losses(program, bank, episodes, credit)
+        return found.sum(), found
+
+    gradient, edges = jax.grad(of_edges, has_aux=True)(bank)
     for number, layer in enumerate(episodes):
         nodes = program.graph.nodes(number)
         step = mesh_size("node")
@@ -169,7 +174,7 @@ def gradient_by_nodes(
         gradient = jax.tree.map(jnp.add, gradient, back(slope)[0])
         losses.append(unpadded(loss, len(nodes)))
         sums.append(unpadded(layer_sums, len(nodes)))
-    return gradient, (jnp.concatenate(losses) + edge_losses(program, bank, episodes, credit), tuple(sums))
+    return gradient, (jnp.concatenate(losses) + edges, tuple(sums))
 
 
 def accumulated_gradient(
