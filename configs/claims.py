@@ -9,8 +9,8 @@ alike, on a seed that is not reported and on validation questions.
 
 import ml_collections
 
-SEEDS = dict(three=(0, 1, 2), five=(0, 1, 2, 3, 4), more=(3, 4, 5, 6, 7, 8, 9), search=(3, 4, 5))
-# Earlier rules of the search were seen on seeds 0 to 2.
+SEEDS = dict(three=(0, 1, 2), five=(0, 1, 2, 3, 4), more=(3, 4, 5, 6, 7, 8, 9), search=(6, 7, 8))
+# Earlier rules of the search were seen on seeds 0 to 5.
 LISTOPS = dict(buckets=(24, 48))
 PARTS = dict(buckets=(40, 64), view=("share", "common", "common"))
 NAVIGATE = dict(buckets=(14,), message_tokens=(6, 4, 2), steps=200, files=("navigate",))
@@ -138,14 +138,22 @@ def shapes():
 
 
 def searched():
-    """Automated growth to seven calls, for as many samples as the hand-set graphs of `shapes`, trials included."""
-    rules = dict(topology="2-1", calls=7, trial=5, tries=2, every=5, stall=3, growing=0.7, growth=dict(rate=1.0))
+    """Automated growth to seven calls, for as many samples as the hand-set graphs of `shapes_longer`, lost plans included."""
+    rules = dict(topology="2-1", calls=7, trial=10, every=10, stall=3, growing=0.7, most=1, growth=dict(rate=1.0))
     return dict(
         backbone="embedded",
         families=dict(listops=dict(LISTOPS, search=rules), arithmetic=dict(ARITHMETIC, options=dict(uneven=True), search=rules)),
         methods=("searched",), prompt=HEIGHT, seeds=SEEDS["search"], sweep=dict(learning_rates=(1e-3, 2e-3, 5e-3), seed=100),
-        training=dict(steps=100, evaluate_every=5, checkpoint_every=50),
+        training=dict(steps=200, evaluate_every=5, influence_every=200, checkpoint_every=50),
     )
+
+
+def shapes_longer():
+    """The best graphs of seven calls in `shapes`, trained for twice as long, which a search needs."""
+    return shapes() | dict(
+        families=grid(dict(LISTOPS, task="listops"), "4-2-1", "2-2-2-1", reads=("4-2-1",))
+        | grid(dict(ARITHMETIC, options=dict(uneven=True)), "2-2-2-1", "4-2-1"),
+        training=dict(steps=200, evaluate_every=20, influence_every=200, checkpoint_every=50))
 
 
 def parameters(rank: int):
@@ -163,6 +171,15 @@ RIVALS_NOTE = """\
 One agent that writes as many tokens as the graph can write the same steps in one message, and on parts it learned to with one of
 the first three seeds (99.6 %): the mean of three such runs says little. So seven more seeds of that pair were trained after the
 first three had been seen, and all ten count."""
+
+TAGS_NOTE = """\
+On the plain backbone every node of a layer begins as the same author: with adapters of their own they part within some tens of
+steps, and one shared adapter cannot make them (at most validations all six hidden nodes of `graph_shared_adapter` on ListOps
+write the same label most). On the backbone that has seen useful tags nobody needs to part, and own adapters are ahead on no
+family; on parts the shared one is, by one seed of three. But of the third level neither side answers any on ListOps, and few
+seeds much on parts. The tags hand the second layer facts C and D, which the first has written already, and its messages are all
+but settled after one step (0.03 to 0.15 nats per token, against 0.26 to 0.79 on the plain backbone), so that it hardly ever tries
+the facts of the next level. An assignment that suits two levels is a trap for the third, whoever owns the adapters."""
 
 GROWTH_NOTE = """\
 What the protocol is made of, from pilots on validation questions (seeds 100 to 102): new layers come in front, because facts are
@@ -185,23 +202,25 @@ need add little (4-2-2-1 against 2-2-2-1 on arithmetic; 4-2-1 is ahead on ListOp
 every layer read all before it was never better and mostly less reliable."""
 
 SEARCH_NOTE = """\
-These are the third rules of the search; seeds 0 to 2 showed what was wrong with those before, so it is reported on others. The
-first waited for a stall and tried every candidate for ten steps: on arithmetic the small graph went on to learn a little, and
-calls were left unused (46.5 %, against 78.9 % of 2-2-2-1 set by hand). The second grew every five steps; with two of three
-seeds it took a layer of four nodes in front, which was ahead after five steps, and had no call left for a fourth round (67.3 %).
-The knobs of the second were chosen on pilot seeds (100 to 102); the third are the second without that wide layer, for what
-seeds 0 to 2 had shown, and were run on seeds 3 to 5 once. What is kept of both is in `results/pilots`.
+These are the fourth rules of the search. The first three took one small step at a time, each for what helped after five or ten
+steps, in a budget of 100: the first waited for a stall (46.5 % on arithmetic, against 78.9 of 2-2-2-1 set by hand), the second
+grew every five steps and spent its calls on a wide layer (67.3 %), the third knew no wide layers and was even with the best graph
+on arithmetic (79.3 %) and far behind it on ListOps (51.7 % against 84.8 of 4-2-1). The second were changed for what seeds 0 to 2
+had shown on test questions and the third for what seeds 3 to 5 had, so the fourth are reported on seeds 6 to 8, run once. What is
+kept of the first three is in `results/pilots`.
 
-Why it fails on ListOps: trials of five steps say nothing there. With pilot seeds (100 to 102, rate 2e-3, validation), 4-2-1 grown
-at once from 2-1 after ten steps ended at 87, 100 and 100 % after 100 steps, and 2-2-2-1 at 72, 74 and 75 %; on arithmetic 2-2-2-1
-ended at 88, 90 and 93 % and 4-2-1 at 73 to 75 %. So which graph is right is plain at the end; but the two are first ten
-points apart with every seed 35 steps after growing on arithmetic, and 50 on ListOps (`results/pilots/search_plans`). A search that
-races whole graphs for so long has no steps left for the winner in a budget of 100: it would need twice as many."""
+The fourth race whole graphs, since pilots (seeds 100 to 102, rate 2e-3, validation; `results/pilots/search_plans`) showed
+that which graph is right is plain at the end, but that the two best are first ten points apart with every seed 35 steps after
+growing on arithmetic and 50 on ListOps. Turns of ten steps, the mean of the last two validations and two standard errors were
+chosen on the curves of those pilots, a budget of 200 because a race needs it, one race because edges were no help in the grid of
+C4; `results/pilots/search_race` has what these rules did with the pilot seeds before they were run here. The graphs set by hand
+are the best of that grid, trained for as many samples as the search with all plans that lost."""
 
 EXPERIMENTS = dict(
     growth=growth("embedded", "grown_anew"), growth_seed1=growth("results/backbones/seed1"),
     growth15=growth15("embedded"), growth15_seed1=growth15("results/backbones/seed1"),
-    rivals=rivals(), rivals_seeds=rivals_seeds(), tagged=tagged(), shapes=shapes(), searched=searched(), sizes=sizes(),
+    rivals=rivals(), rivals_seeds=rivals_seeds(), tagged=tagged(), shapes=shapes(), shapes_longer=shapes_longer(),
+    searched=searched(), sizes=sizes(),
     rank1=parameters(1), rank4=parameters(4), rank16=parameters(16),
 )
 CLAIMS = dict(
@@ -210,7 +229,8 @@ CLAIMS = dict(
         test="ahead", experiments=("rivals", "rivals_seeds"), over=RIVALS, controls=CONTROLS, note=RIVALS_NOTE),
     C2=dict(
         says="One adapter per node beats one shared adapter of the same total rank.",
-        test="ahead", experiments=("rivals", "tagged"), over=("graph_shared_adapter",), controls=("graph_untrained",)),
+        test="ahead", experiments=("rivals", "tagged"), over=("graph_shared_adapter",), controls=("graph_untrained",),
+        note=TAGS_NOTE),
     C3=dict(
         says="A grown graph beats the same graph from scratch at equal total samples.",
         test="growing", experiments=("growth", "growth_seed1", "growth15", "growth15_seed1"),
@@ -229,7 +249,7 @@ CLAIMS = dict(
         method="grown", families=1, pairs=(("nodes15", "nodes7"), ("nodes31", "nodes7"))),
     search=dict(
         says="Automated growth is at least as accurate as the best hand-set graph of as many calls.", test="search",
-        experiments=("searched", "shapes"), method="searched", note=SEARCH_NOTE),
+        experiments=("searched", "shapes_longer"), method="searched", note=SEARCH_NOTE),
     C5=dict(
         says="A graph uses its trainable parameters better than one agent.", test="parameters",
         experiments=("rank1", "rank4", "rank16"), over=("single_equal_parameters", "single_equal_tokens")),

@@ -121,11 +121,10 @@ class SearchConfig:
     Attributes:
       topology: of the start.
       calls: per question at most; 0 for as many as the family's own graph makes.
-      trial: steps that every candidate is tried for.
-      tries: how many candidates are tried at a time; 0 for all that the signals allow.
+      trial: steps of each turn of a race between plans, after which those that are behind are dropped.
       stall: validations in a row without a gain of a point after which it grows.
-      every: steps that a graph with calls left is trained for at most before it grows, its trial among them; 0 for no such limit.
-      growing: share of all steps after which it grows no more.
+      every: steps that a graph is trained for at most before it grows, those of its race among them; 0 for no such limit.
+      growing: share of all steps that races must end in.
       most: how often it grows at most.
       growth: how new nodes start and old ones go on; where new layers go is what is searched.
     """
@@ -133,7 +132,6 @@ class SearchConfig:
     topology: str = "2-1"
     calls: int = 0
     trial: int = 10
-    tries: int = 0
     stall: int = 2
     every: int = 0
     growing: float = 0.7
@@ -347,7 +345,7 @@ def _check(config: Config) -> None:
         *((f"families.{name}.message_tokens", family.message_tokens, 2) for name, family in families),
         *((f"families.{name}.steps", family.steps, 1) for name, family in families),
         *((f"families.{name}.search.{field}", getattr(family.search, field), low) for name, family in families
-          for field, low in (("calls", 0), ("trial", 1), ("tries", 0), ("stall", 1), ("every", 0), ("most", 0))),
+          for field, low in (("calls", 0), ("trial", 1), ("stall", 1), ("every", 0), ("most", 0))),
     ):
         if value is not None and min(value if isinstance(value, tuple) else (value,), default=low) < low:
             raise ValueError(f"config key {name!r} is {value}; it must be {low} or more")
@@ -394,9 +392,6 @@ def _check(config: Config) -> None:
             raise ValueError(f"config key 'sweep.steps' is {config.sweep.steps}, and the method {name!r} divides its steps into "
                              "phases, of which a shorter trial would see some alone; drop it")
     every = config.training.influence_every
-    if "searched" in config.methods and every not in (None, config.training.evaluate_every):
-        raise ValueError(f"config key 'training.influence_every' is {every}, and the method 'searched' looks at influence "
-                         "whenever learning stalls; leave it out")
     if every is not None and every % config.training.evaluate_every:
         raise ValueError(f"config key 'training.influence_every' is {every}; it must be a multiple of training.evaluate_every, "
                          f"which is {config.training.evaluate_every}")
@@ -405,9 +400,6 @@ def _check(config: Config) -> None:
         if family.search.growth.imitate or family.search.growth.place != Growth().place:
             raise ValueError(f"config key 'families.{name}.search.growth' is {family.search.growth}: a search tries the places "
                              "of new nodes itself, and has no imitation; leave out place, and take new='zero_b' or 'copy'")
-        if 0 < family.search.every < family.search.trial:
-            raise ValueError(f"config key 'families.{name}.search.every' is {family.search.every}, and a trial of "
-                             f"{family.search.trial} steps (search.trial) is part of it; make it as many or more, or 0")
         if not 0 <= family.search.growing <= 1:
             raise ValueError(f"config key 'families.{name}.search.growing' is {family.search.growing}; it is a share of all "
                              "steps, from 0 to 1")

@@ -134,7 +134,8 @@ def test_ahead_needs_every_rival_beaten(tmp_path):
     assert ahead.test("C1", claim, [missing], tmp_path).word == "unfinished"
     other = Outcome("other", dataclasses.replace(lost.config, backbone="other"), tmp_path)
     other.__dict__["records"] = lost.records
-    assert ahead.test("C2", claim, [won, other], tmp_path).word == "does not hold"  # one family: it must win in both experiments
+    verdict = ahead.test("C2", claim, [won, other], tmp_path)  # one family: it must win in both experiments
+    assert verdict.word == "does not hold" and verdict.why.endswith("alone: rivals listops; other none.")
 
 
 def test_experiments_that_differ_in_seeds_are_one(tmp_path):

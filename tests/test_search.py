@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import jax
 import pytest
@@ -19,7 +20,7 @@ from neuromas_jax.tasks import Task, Verdict
 from neuromas_jax.train import loop, run as train_run, search
 from neuromas_jax.train.metrics import read_metrics
 from neuromas_jax.train.run import Parts
-from neuromas_jax.train.search import candidates, choose, signals
+from neuromas_jax.train.search import plans, race, signals
 from tests.tiny import tiny_config, tokenizer
 
 
@@ -44,47 +45,75 @@ def configure(**rules):
         training=dict(steps=STEPS, evaluate_every=1, checkpoint_every=1, validation_questions=4), test_questions=2))
 
 
-def measured(influence=0.1, diversity=1.0, layers=2):
+def measured(influence=0.1, diversity=1.0, layers=1):
     return [{"influence": influence, "diversity": diversity}] * layers
 
 
 def names(graph, calls, *args, **options):
-    return {one.name: str(edit(graph, *one.edits).graph) for one in candidates(graph, calls, measured(*args, **options))}
+    return {one.name: str(edit(graph, *one.edits).graph) for one in plans(graph, calls, measured(*args, **options))}
 
 
-def test_candidates_fit_the_calls():
+def test_plans_use_the_calls():
     graph = text_graph("2-1", 2)
-    assert names(graph, 7, layers=1) == {"front": "2-2-1", "middle": "2-2-1", "wider 0": "3-1"}
-    assert names(graph, 5, layers=1) == {"front": "2-2-1", "middle": "2-2-1", "wider 0": "3-1"}
-    assert names(graph, 4, layers=1) == {"front": "1-2-1", "wider 0": "3-1"}
-    assert names(graph, 3, layers=1) == {}
-    assert names(text_graph("1", 2), 7, layers=0) == {"front": "2-1"}
+    assert names(graph, 7) == {"deep": "2-2-2-1", "tree": "4-2-1", "wide 0": "6-1"}
+    assert names(graph, 15) == names(graph, 7)  # no more than twice as many and one
+    assert names(graph, 6) == {"deep": "1-2-2-1", "tree": "3-2-1", "wide 0": "5-1"}
+    assert names(graph, 4) == {"deep": "1-2-1", "wide 0": "3-1"}
+    assert names(graph, 3) == {}
+    assert names(text_graph("1", 2), 7, layers=0) == {"deep": "1-1-1", "tree": "2-1"}
+    assert names(text_graph("4-2-1", 2), 15, layers=2) == {"deep": "4-4-4-2-1", "tree": "8-4-2-1", "wide 1": "4-10-1"}
+
+
+def test_edges_are_tried_where_no_call_is_left():
     deep = text_graph("2-2-1", 2)
-    assert names(deep, 5) == {"edges": "2-2-1"}
-    dense, = (edit(deep, *one.edits).graph for one in candidates(deep, 5, measured()))
+    assert names(deep, 5) == {"stay": "2-2-1", "edges": "2-2-1"}
+    _, dense = (edit(deep, *one.edits).graph for one in plans(deep, 5))
     assert [layer.reads for layer in dense.layers] == [(), (0,), (0, 1)]
     assert names(dense, 5) == {}
 
 
 def test_a_layer_is_widened_only_if_all_its_nodes_are_of_use():
-    graph = text_graph("2-1", 2)
-    assert "wider 0" not in names(graph, 7, influence=0.0, layers=1)
-    assert "wider 0" not in names(graph, 7, diversity=0.5, layers=1)
-    assert "wider 0" not in names(graph, 7, influence=None, layers=1)
+    graph = text_graph("2-2-1", 2)
+    for useless in (dict(influence=0.0), dict(diversity=0.5), dict(influence=None)):
+        assert list(names(graph, 9, layers=2, **useless)) == ["deep", "tree"]
+    some = [{"influence": 0.02, "diversity": 1.0}, {"influence": 0.3, "diversity": 1.0}]
+    assert plans(graph, 7, some)[-1].name == "wide 1" and plans(graph, 7, some[::-1])[-1].name == "wide 0"
 
 
-def test_a_trial_is_taken_before_those_ahead_of_it_only_for_more_than_chance():
-    assert choose([], 0, 128) is None and choose([0.0], 0, 128) == 0
-    assert choose([0.02, 0.04], 0, 128) == 0 and choose([0.02, 0.04], 0, 1000) == 1
-    assert choose([0.38, 0.37, 0.5, 0.52], 0, 128) == 2
-    assert choose([0, 1 / 128], 0, 128) == 0  # one question is no evidence
-    assert choose([-1.0, 0.1], 0, 128) == 1 and choose([-1.0], 0, 128) is None  # one that diverged
-    assert choose([0.40, 0.44], 0.405, 128) == 1  # the first lost too much
+def curve(task, graph, seed):
+    records = read_metrics(Path(f"results/pilots/search_plans/{task}_{graph}_seed{seed}"))
+    return {record["step"] - 10: record["accuracy"] for record in records if record["step"] % 5 == 0}
+
+
+@pytest.mark.parametrize("seed", [100, 101, 102])
+@pytest.mark.parametrize("task, better, worse", [("listops", "4-2-1", "2-2-2-1"), ("arithmetic", "2-2-2-1", "4-2-1")])
+def test_a_race_finds_what_pilots_showed_to_be_better(task, better, worse, seed):
+    """The recorded curves of two graphs that grew after ten steps: the one that is ahead at the end wins, in either order."""
+    for order in ((better, worse), (worse, better)):
+        curves = [curve(task, graph, seed) for graph in order]
+        alive, found = race(2, 10, 80, 128, lambda arm, steps: (curves[arm][steps] + curves[arm][steps - 5]) / 2)
+        assert order[max(alive, key=lambda arm: found[arm][1])] == better
+
+
+def test_a_race_drops_what_is_behind_and_spends_no_more_than_it_may():
+    ran = []
+
+    def run(arm, steps):
+        ran.append((arm, steps))
+        return [0.5, 0.1, 0.52][arm]
+
+    alive, found = race(3, 5, 33, 128, run)
+    assert alive == [0, 2] and found == [(10, 0.5), (5, 0.1), (10, 0.52)]
+    assert ran == [(0, 5), (1, 5), (2, 5), (0, 10), (2, 10)]  # 25 steps, and 10 more would be too many
+    assert race(3, 5, 14, 128, run)[1] == [(5, 0.5), (5, 0.1)]  # no room for a third arm
+    assert race(2, 5, 4, 128, run) == ([], []) and race(0, 5, 40, 128, run) == ([], [])
+    assert race(1, 5, 40, 128, run) == ([0], [(5, 0.5)])  # nobody to race with
+    assert race(2, 5, 40, 128, lambda *_: -1.0) == ([], [(5, -1.0)] * 2)  # all diverged
 
 
 def test_signals_are_the_least_influence_and_the_share_of_own_labels():
-    record = {"nodes": {"label": ["A", "A", "B", "-", "answer"], "blanked_loss": [0.2, 0.1, 0.05, 0.3, None]}}
-    assert signals(text_graph("2-2-1"), record) == [
+    labels, losses = ["A", "A", "B", "-", "answer"], [0.2, 0.1, 0.05, 0.3, None]
+    assert signals(text_graph("2-2-1"), labels, losses) == [
         {"influence": 0.1, "diversity": 0.5}, {"influence": 0.05, "diversity": 0.5}]
 
 
@@ -111,15 +140,15 @@ def accuracies(monkeypatch, found):
 
 
 def test_a_search_spends_its_budget_and_keeps_what_helped(tmp_path, monkeypatch):
-    accuracies(monkeypatch, {"1": 0.25, "2-1": 0.75})
+    accuracies(monkeypatch, {"1": 0.25, "1-1-1": 0.25, "2-1": 0.75})
     config = configure()
     run_experiment(config, tmp_path)
     folder = tmp_path / "train/listops/searched_seed0"
     done = read_done(folder)
     decision, = done["search"]
-    assert decision["graph"] == "1" and decision["chosen"] == "front" and decision["step"] == 2  # one validation without gain
-    assert [one["graph"] for one in decision["trials"]] == ["2-1"]
-    assert decision["trials"][0]["gain_per_token"] == pytest.approx(0.5 / 6)  # three messages of two tokens
+    assert decision["graph"] == "1" and decision["chosen"] == "tree" and decision["step"] == 2  # one validation without gain
+    assert [(one["graph"], one["steps"]) for one in decision["trials"]] == [("1-1-1", 2), ("2-1", 2)]  # four questions: noise
+    assert decision["trials"][1]["gain_per_token"] == pytest.approx(0.5 / 6)  # three messages of two tokens
     assert done["samples"] == STEPS * 16 and str(graph_of(done["graph"])) == "2-1"
     steps = [record["step"] for record in read_metrics(folder)]
     assert steps == sorted(set(steps)) and steps[-1] == STEPS
@@ -129,30 +158,38 @@ def test_a_search_spends_its_budget_and_keeps_what_helped(tmp_path, monkeypatch)
 
 def test_growth_does_not_wait_for_a_stall_longer_than_it_is_told(tmp_path, monkeypatch):
     """A graph that gets better and better is left after `every` steps; one of all calls trains on to the end of growing."""
-    accuracies(monkeypatch, {"1": 0.25, "1-1": 0.5, "2-1": 0.75})
-    evaluate, risen = loop.evaluate, [0.0]
+    accuracies(monkeypatch, {"1": 0.25, "1-1-1": 0.5, "2-1": 0.75})
+    evaluate, risen = loop.evaluate, [0]
 
     def rising(*args, **options):
-        risen[0] += 0.02
+        risen[0] += 4
         scores = evaluate(*args, **options)
-        return dataclasses.replace(scores, correct=(*scores.correct, *[True] * round(1000 * risen[0])))
+        return dataclasses.replace(scores, n=1000, correct=tuple(i < 1000 * scores.accuracy + risen[0] for i in range(1000)))
 
     monkeypatch.setattr(loop, "evaluate", rising)
     done = read_done(go(configure(every=3, stall=9, most=2), tmp_path))
-    assert [(one["step"], one["chosen"]) for one in done["search"]] == [(3, "front"), (8, "none")]
+    assert [(one["step"], one["chosen"]) for one in done["search"]] == [(3, "tree")]
     assert str(graph_of(done["graph"])) == "2-1" and done["samples"] == STEPS * 16
 
 
 def test_a_search_that_finds_nothing_trains_on_what_it_has(tmp_path, monkeypatch):
-    accuracies(monkeypatch, {"1": 0.75, "2-1": 0.25})
+    accuracies(monkeypatch, {"1": 0.75, "1-1-1": 0.25, "2-1": 0.25})
     done = read_done(go(configure(), tmp_path))
     assert done["search"][0]["chosen"] == "none" and str(graph_of(done["graph"])) == "1"
     assert done["samples"] == STEPS * 16 and [one["graph"] for one in done["lineage"]] == ["1"]
 
 
+def test_a_graph_without_calls_left_races_against_itself_with_more_edges(tmp_path, monkeypatch):
+    accuracies(monkeypatch, {"1-1-1": 0.5})
+    done = read_done(go(configure(topology="1-1-1"), tmp_path))
+    decision, = done["search"]
+    assert [one["candidate"] for one in decision["trials"]] == ["stay", "edges"] and decision["chosen"] == "stay"  # no better
+    assert done["samples"] == STEPS * 16 and graph_of(done["graph"]).layers[2].reads == (1,)
+
+
 @pytest.mark.parametrize("helps", [True, False])
 def test_a_killed_search_goes_on_to_the_same_end(tmp_path, monkeypatch, helps):
-    accuracies(monkeypatch, {"1": 0.5, "2-1": 0.75 if helps else 0.25})
+    accuracies(monkeypatch, {"1": 0.5, "1-1-1": 0.25, "2-1": 0.75 if helps else 0.25})
     whole = go(configure(), tmp_path / "whole")
     train, left = search.train, [0]
     for kill_after in (1, 2):
@@ -179,7 +216,7 @@ def test_a_killed_search_goes_on_to_the_same_end(tmp_path, monkeypatch, helps):
 
 
 def test_a_candidate_that_diverges_has_lost(tmp_path, monkeypatch):
-    accuracies(monkeypatch, {"1": 0.25, "2-1": 0.75})
+    accuracies(monkeypatch, {"1": 0.25, "1-1-1": 0.25, "2-1": 0.75})
     check = loop.check_finite
 
     def diverges(run, numbers, step):
@@ -188,8 +225,8 @@ def test_a_candidate_that_diverges_has_lost(tmp_path, monkeypatch):
         check(run, numbers, step)
 
     monkeypatch.setattr(loop, "check_finite", diverges)
-    done = read_done(go(configure(), tmp_path))
-    assert done["search"][0]["chosen"] == "none" and done["search"][0]["trials"][0]["accuracy"] == -1
+    decision, = read_done(go(configure(), tmp_path))["search"]
+    assert decision["chosen"] == "deep" and [one["accuracy"] for one in decision["trials"]] == [0.25, -1]
 
 
 def test_rules_belong_to_the_cell_and_wrong_ones_are_named():
@@ -202,6 +239,6 @@ def test_rules_belong_to_the_cell_and_wrong_ones_are_named():
     config = configure(topology="4-2-1")
     with pytest.raises(ValueError, match="search starts with 4-2-1, which makes more calls than the 3 allowed"):
         make_method("searched", config, config.families["listops"])
-    for rule, value in (("growing", 1.5), ("trial", 0), ("stall", 0), ("growth", dict(place="front")), ("every", 1)):
+    for rule, value in (("growing", 1.5), ("trial", 0), ("stall", 0), ("growth", dict(place="front")), ("every", -1)):
         with pytest.raises(ValueError, match=f"families.listops.search.{rule}' is"):
             configure(**{rule: value})

@@ -34,14 +34,19 @@ def test(name: str, claim, found: Sequence[Outcome], workdir: Path) -> Verdict:
                             for m in (claim.method, *rivals))
                 finished &= whole
                 if number == 0 and whole:
-                    results.setdefault(family, []).append(bool(ahead) and all(ahead))
+                    results.setdefault(outcome.name, {})[family] = bool(ahead) and all(ahead)
                 if rows:
                     lines += [f"### {title}", "", *table(HEADER, rows)]
                 if number == 0 and len(points) > 1:
                     path = plots.draw_rounds(workdir / f"{name}_rounds_{outcome.name}_{family}.png", title, points)
                     lines += [f"![accuracy against rounds]({path.name})", ""]
-    won = [family for family, ahead in results.items() if all(ahead)]  # in every experiment that has the family
-    return Verdict(*judge(won, claim.families, finished, "The interval lies above zero against every rival on"), tuple(lines))
+    families = dict.fromkeys(family for ahead in results.values() for family in ahead)
+    won = [family for family in families if all(ahead.get(family, True) for ahead in results.values())]
+    word, why = judge(won, claim.families, finished, "The interval lies above zero against every rival on")
+    if len(results) > 1:
+        each = [f"{one} {', '.join(family for family in ahead if ahead[family]) or 'none'}" for one, ahead in results.items()]
+        why += f" A family counts where it does so in every experiment that has it; alone: {'; '.join(each)}."
+    return Verdict(word, why, tuple(lines))
 
 
 def recipe(outcome: Outcome, family: str) -> Config:

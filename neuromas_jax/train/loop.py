@@ -328,15 +328,12 @@ def node_numbers(
     run = compiled.run
     graph, end_id = run.method.graph, run.program.sampling.end_id
     scores = evaluate(compiled, bank, validation, key)
+    blanked = blanked_losses(compiled, bank, scores.asked, key) if influence else [None] * graph.size
     sums = [np.concatenate([getattr(layer, name) for layer in numbers.layers])
             for name in ("tokens", "entropy", "kl", "log_prob_gap")]
     tokens, entropy, kl, gap = sums
     length = np.concatenate([np.asarray(layer.live).sum(-1).mean((1, 2)) for layer in episodes])
     cut = np.concatenate([truncated(layer, end_id).mean((1, 2)) for layer in episodes])
-    senders = range(graph.size - graph.layers[-1].width) if influence else ()
-    subset = scores.asked[: run.config.rollout.questions]
-    kept = evaluate(compiled, bank, subset, key).accuracy if influence else None
-    blanked = [kept - evaluate(compiled, bank, subset, key, blanked=node).accuracy for node in senders]
     return {
         "accuracy": scores.accuracy,
         "gradient_norm": [float(numbers.gradient_norm[slot]) for slot in run.method.slots],
@@ -350,9 +347,20 @@ def node_numbers(
         "top_message_share": [share for _, share in scores.top_messages],
         "label": [text for text, _ in scores.top_labels],
         "label_share": [share for _, share in scores.top_labels],
-        "blanked_loss": blanked + [None] * (graph.size - len(blanked)),
+        "blanked_loss": blanked,
         "informative_groups": float(numbers.informative),
     }
+
+
+def blanked_losses(compiled: Compiled, bank, asked, key) -> list[float | None]:
+    """Per node the accuracy that is lost where its message is blanked, on a batch's worth of these questions, which all fit; None
+    for readouts."""
+    run = compiled.run
+    graph, subset = run.method.graph, asked[: run.config.rollout.questions]
+    senders = graph.size - graph.layers[-1].width
+    kept = evaluate(compiled, bank, subset, key).accuracy
+    losses = [kept - evaluate(compiled, bank, subset, key, blanked=node).accuracy for node in range(senders)]
+    return losses + [None] * (graph.size - senders)
 
 
 def write_episodes(

@@ -1,19 +1,21 @@
-"""Automated growth: measured signals decide when a graph grows, and trials decide where (ours; future work in the paper).
+"""Automated growth: signals tell when a graph grows and into what, and a race decides (ours; future work in the paper).
 
     train the start until it stalls, or for `every` steps
-    while a bigger graph fits the calls, and steps for trials are left:
-        candidates = what the signals allow
-        train each for a few steps from the same parent
-        go on, as before, with the best of them, an earlier one where they differ by no more than noise
+    while the graph can still grow, and steps for a race are left:
+        plans = graphs that use the calls, as far as the signals allow
+        race: train each for a few steps more, drop those that are clearly behind, again
+        go on with the one that gained most for its tokens
 
-Everything counts: the steps of trials that lost are gone from the budget. Signals are those of the last record of
-`metrics.jsonl`: saturation (no gain over the last validations) asks for growth, which does not wait for it longer than `every`
-steps, since a small graph that goes on to learn a little spends the steps that a larger one needs; blanked influence and the
-diversity of labels say whether a layer would have use for more nodes.
+A plan is a whole graph and no single edit, since what helps after a few steps is not what the calls are best spent on: a search
+that took one small step at a time, each for what helped at once, ended with graphs that no further edit could mend. Which of two
+graphs is better shows only after tens of steps, so the race costs what it needs: it is short where one graph is far ahead, and
+takes all steps that there are for growing where they are alike. Everything counts: the steps of plans that lost are gone from the
+budget.
 
-Steps are small, since a short trial says what helps now and not what leaves calls for later: a layer in front twice as wide won
-such trials and then had no call left for depth. What adds depth comes first, and accuracies after a short trial are mostly noise:
-so a later one is taken only where it is ahead by more than that (`choose`).
+Signals: saturation (no gain over the last validations) asks for growth, which does not wait for it longer than `every` steps,
+since a small graph that goes on to learn a little spends the steps that a larger one needs; blanked influence and the diversity
+of labels say whether a layer would have use for more nodes; validation accuracy decides the race, and gain per token among those
+that it leaves.
 """
 
 from collections.abc import Callable, Sequence
@@ -30,18 +32,19 @@ from neuromas_jax.methods import Method, Stage, family_graph
 from neuromas_jax.rl.growth import Growth
 from neuromas_jax.train import checkpoint
 from neuromas_jax.train.batches import distinct_questions
-from neuromas_jax.train.evaluate import UNLABELLED
-from neuromas_jax.train.loop import NonFinite, TrainState, train
+from neuromas_jax.train.evaluate import UNLABELLED, evaluate
+from neuromas_jax.train.loop import NonFinite, Start, TrainState, blanked_losses, train
 from neuromas_jax.train.metrics import read_metrics
 from neuromas_jax.train.run import Compiled, Run, make_stage_run
 from neuromas_jax.train.stages import Parent, new_start, resumed_start
 
 USED = 0.01  # accuracy that blanking a node must cost, for its layer to be worth widening
-LOSS = 0.05  # accuracy that the best trial may lose; where it loses more the graph stays as it is
+LOSS = 0.05  # accuracy that the best plan may lose against its parent; where it loses more the graph stays as it is
+BEHIND = 2.0  # standard errors of a difference
 
 
 @dataclasses.dataclass(frozen=True)
-class Candidate:
+class Plan:
     """A bigger graph: what it is called, the edits that lead there, and where new layers go."""
 
     name: str
@@ -49,69 +52,102 @@ class Candidate:
     place: str
 
 
-def signals(graph: TextGraph, record: dict) -> list[dict]:
+@dataclasses.dataclass(frozen=True)
+class Arm:
+    """A plan in a race: its programs, its folder, and what it starts from."""
+
+    plan: Plan
+    compiled: Compiled
+    place: Path
+    start: Start
+
+
+def signals(graph: TextGraph, labels: Sequence[str], losses: Sequence[float | None]) -> list[dict]:
     """Per hidden layer: the least influence of its nodes, and how many of them write about something of their own.
 
     Args:
       graph: that was measured.
-      record: of `metrics.jsonl`, one with influence.
+      labels: per node the one that it writes most.
+      losses: per node what blanking its message costs; None for a readout.
     """
-    nodes, found = record["nodes"], []
+    found = []
     for number in range(graph.rounds - 1):
         rows = graph.nodes(number)
-        labels = {nodes["label"][node] for node in rows} - set(UNLABELLED)
-        influence = [nodes["blanked_loss"][node] for node in rows]
+        own = {labels[node] for node in rows} - set(UNLABELLED)
+        influence = [losses[node] for node in rows]
         known = [one for one in influence if one is not None]
-        found.append({"influence": min(known) if known else None, "diversity": len(labels) / len(rows)})
+        found.append({"influence": min(known) if known else None, "diversity": len(own) / len(rows)})
     return found
 
 
-def candidates(graph: TextGraph, calls: int, measured: Sequence[dict]) -> list[Candidate]:
-    """Bigger graphs of at most so many calls that the signals allow, in the order in which they are tried.
+def plans(graph: TextGraph, calls: int, measured: Sequence[dict] = ()) -> list[Plan]:
+    """Graphs to race: with as many calls as are allowed, but at most twice as many and one, since many new nodes at once get
+    too little signal each.
 
-    - "front": a layer in front, as wide as the first one, or as fits.
-    - "wider k": half as many nodes more in layer k, if every node of it matters and says something of its own.
-    - "middle": a layer before the readout, as wide as the one before it.
-    - "edges": every layer reads all before it.
+    - "deep": layers in front, each as wide as the first one.
+    - "tree": layers in front, each twice as wide as the one behind it.
+    - "wide k": more nodes in layer k, the one of most influence of those whose nodes all matter and say something of their own.
+    - "edges" where no call is left: every layer reads all before it; against "stay", the graph as it is.
+
+    A front layer that the calls cut short is as wide as fits. With seven calls 2-1 has 2-2-2-1, 4-2-1 and, if the signals allow,
+    6-1.
     """
-    left, found = calls - graph.size, []
-    hidden = graph.layers[:-1]
-    if left >= 1:
-        width = min(left, hidden[0].width if hidden else 2)
-        found.append(Candidate("front", (Deepen(0, width, bypass=False),), "front"))
-        for number, (layer, one) in enumerate(zip(hidden, measured)):
-            more = min(left, max(1, layer.width // 2))
-            if one["diversity"] == 1 and one["influence"] is not None and one["influence"] >= USED:
-                found.append(Candidate(f"wider {number}", (Widen(number, more),), "middle"))
-        if hidden and left >= hidden[-1].width:
-            found.append(Candidate("middle", (Deepen(graph.rounds - 1, hidden[-1].width, bypass=False),), "middle"))
+    left, width = min(calls, 2 * graph.size + 1) - graph.size, graph.layers[0].width
+    if left > 0:
+        found = [Plan("deep", fronts(left, width, 1), "front"), Plan("tree", fronts(left, 2 * width, 2), "front")]
+        useful = [(one["influence"], number) for number, one in enumerate(measured)
+                  if one["diversity"] == 1 and one["influence"] is not None and one["influence"] >= USED]
+        if useful:
+            number = max(useful)[1]
+            found.append(Plan(f"wide {number}", (Widen(number, left),), "middle"))
+        return [one for number, one in enumerate(found) if one.edits not in [other.edits for other in found[:number]]]
     dense = tuple(Rewire(number, tuple(range(number)), None) for number in range(1, graph.rounds)
                   if graph.layers[number].reads != tuple(range(number)) or graph.layers[number].edges is not None)
-    if dense and graph.rounds > 2:
-        found.append(Candidate("edges", dense, "middle"))
-    return found
+    return [Plan("stay", (), "middle"), Plan("edges", dense, "middle")] if dense and graph.rounds > 2 else []
 
 
-def choose(accuracies: Sequence[float], least: float, questions: int) -> int | None:
-    """The trial to go on with, by its place: each in turn replaces the best before it if it is ahead by more than noise.
+def fronts(left: int, width: int, factor: int) -> tuple[Deepen, ...]:
+    """Layers in front until no call is left: the first one so wide, each further one `factor` times as wide, the last as fits."""
+    found = []
+    while left:
+        found.append(Deepen(0, min(left, width), bypass=False))
+        left, width = left - found[-1].width, width * factor
+    return tuple(found)
 
-    Noise is roughly a standard error of a difference, of smoothed shares and as if each trial had questions of its own. Trials
-    below `least` are out; None if all are.
 
-    >>> choose([0.02, 0.04, 0.12], 0.0, 128), choose([0.02, 0.04], 0.0, 128)
-    (2, 0)
+def behind(accuracy: float, best: float, questions: int) -> bool:
+    """Whether an accuracy is behind by more than noise: `BEHIND` standard errors of a difference, of smoothed shares and as if
+    each had questions of its own.
+
+    >>> behind(0.4, 0.5, 128), behind(0.4, 0.6, 128)
+    (False, True)
     """
-    def variance(accuracy):
-        share = (accuracy * questions + 1) / (questions + 2)
-        return share * (1 - share) / questions
+    shares = [(max(0.0, one) * questions + 1) / (questions + 2) for one in (accuracy, best)]
+    return best - accuracy > BEHIND * math.sqrt(sum(one * (1 - one) for one in shares) / questions)
 
-    best = None
-    for place, accuracy in enumerate(accuracies):
-        if accuracy < least:
-            continue
-        if best is None or accuracy - accuracies[best] > math.sqrt(variance(accuracy) + variance(accuracies[best])):
-            best = place
-    return best
+
+def race(arms: int, trial: int, room: int, questions: int, run: Callable[[int, int], float]) -> tuple[list[int], list[tuple]]:
+    """Trains some arms by turns and drops those that are behind, until one is left or no steps are.
+
+    Args:
+      arms: how many; those that the steps do not suffice for are left out, the last first.
+      trial: steps of each turn.
+      room: steps for all arms together.
+      questions: that accuracies are measured on.
+      run: `(arm, steps) -> accuracy`, with the arm trained until it has so many steps.
+
+    Returns:
+      The arms that are left, none that diverged (an accuracy below 0), and for each that ran its steps and its last accuracy.
+    """
+    alive, found = list(range(min(arms, room // trial))), [(0, 0.0)] * min(arms, room // trial)
+    steps = 0
+    while room >= trial * len(alive) and (len(alive) > 1 or alive and not steps):
+        steps, room = steps + trial, room - trial * len(alive)
+        for arm in alive:
+            found[arm] = steps, run(arm, steps)
+        best = max(found[arm][1] for arm in alive)
+        alive = [arm for arm in alive if found[arm][1] >= 0 and not behind(found[arm][1], best, questions)]
+    return alive, found
 
 
 def searched_run(like: Run, graph: TextGraph, growth: Growth | None = None) -> Run:
@@ -130,8 +166,8 @@ def search(
     Args:
       run: of the start.
       folder: of the cell.
-      seed: of all trials.
-      steps: of training in all, trials included.
+      seed: of all arms.
+      steps: of training in all, those of plans that lost included.
       title: of the progress bar.
       programs: `Run -> Compiled`.
 
@@ -144,16 +180,17 @@ def search(
     rule, batch = run.family.search, run.config.rollout.questions * run.config.rollout.group
     growing, calls = int(steps * rule.growing), rule.calls or family_graph(run.config, run.family)[0].size
     compiled, place, start = programs(run), folder / f"grown0_{run.method.graph}", None
-    joined, decisions, before, number = [], [], 0, 0
-    asked = len(distinct_questions(run.target, "validation", None, run.config.training.validation_questions))
+    joined, decisions, before, had, number = [], [], 0, 0, 0
+    validation = distinct_questions(run.target, "validation", None, run.config.training.validation_questions)
     while True:
         # 1. Train until it stalls, or to the end where nothing will grow any more.
-        last = number == rule.most or before + rule.trial >= growing
+        graph = compiled.run.method.graph
+        last = number == rule.most or growing - before - had < rule.trial or not plans(graph, calls)
         most = (steps if last else growing) - before
-        if rule.every and not last and compiled.run.method.graph.size < calls:
-            most = min(most, rule.every)
+        if rule.every and not last:
+            most = max(had, min(most, rule.every))
         state = train(compiled, place, seed, most, f"{title} {place.name}", start, 0 if last else rule.stall)
-        done, graph, records = int(state.step), compiled.run.method.graph, read_metrics(place)
+        done, records = int(state.step), read_metrics(place)
         spent, now = before + done, records[-1]
         joined += [{**record, "step": before + record["step"], "stage": number} for record in records]
         write_records(folder / "metrics.jsonl", joined)
@@ -161,45 +198,55 @@ def search(
                         f"{place.name}/step_{done:06d}")
         if last:
             return state, compiled, parent, decisions
-        # 2. A short trial of each candidate, from the same parent.
-        measured = signals(graph, now)
-        tried = candidates(graph, calls, measured)[: min(rule.tries or steps, max(0, (growing - spent) // rule.trial))]
-        trials = [trial(parent, one, folder, seed, number + 1, title, programs) for one in tried]
-        gains = [accuracy - now["accuracy"] for *_, accuracy in trials]
-        best = choose([accuracy for *_, accuracy in trials], now["accuracy"] - LOSS, asked)
+        # 2. A race of plans, from the same parent.
+        asked = evaluate(compiled, state.learner.bank, validation, state.key).asked
+        losses = blanked_losses(compiled, state.learner.bank, asked, state.key)
+        measured = signals(graph, now["nodes"]["label"], losses)
+        arms = [arm(parent, one, folder, seed, number + 1, programs) for one in plans(graph, calls, measured)]
+        alive, raced = race(len(arms), rule.trial, growing - spent, len(validation),
+                            lambda one, least: train_arm(arms[one], least, rule.trial, seed, title))
+        gains = [(accuracy - now["accuracy"]) / one.compiled.run.method.graph.token_budget
+                 for one, (_, accuracy) in zip(arms, raced)]
+        best = max(alive, key=lambda one: gains[one], default=None)
+        if best is not None and raced[best][1] < now["accuracy"] - LOSS:
+            best = None
         decisions.append({
             "step": spent, "graph": str(graph), "accuracy": now["accuracy"], "signals": measured,
-            "trials": [{"candidate": one.name, "graph": str(grown.run.method.graph), "accuracy": accuracy,
-                        "gain_per_token": gain / grown.run.method.graph.token_budget}
-                       for (one, grown, _, _, accuracy), gain in zip(trials, gains)],
-            "chosen": "none" if best is None else tried[best].name})
+            "trials": [{"candidate": one.plan.name, "graph": str(one.compiled.run.method.graph), "steps": ran,
+                        "accuracy": accuracy, "gain_per_token": gain} for one, (ran, accuracy), gain in zip(arms, raced, gains)],
+            "chosen": "none" if best is None else arms[best].plan.name})
         # 3. The winner goes on, its own steps counted in its folder; or the parent does, and nothing grows any more.
-        number, before = number + 1, spent + rule.trial * (len(trials) - (best is not None))
+        number, had = number + 1, 0 if best is None else raced[best][0]
+        before = spent + sum(ran for ran, _ in raced) - had
         if best is not None:
-            _, compiled, place, start, _ = trials[best]
+            compiled, place, start = arms[best].compiled, arms[best].place, arms[best].start
         else:
             number, place = rule.most, folder / f"grown{number}_{graph}_none"
             compiled = programs(searched_run(run, graph, Growth()))
             start = resumed_start(parent, compiled, place, seed) or new_start(parent, compiled, place, seed, number)
 
 
-def trial(parent: Parent, one: Candidate, folder: Path, seed: int, number: int, title: str, programs):
-    """Grows a candidate out of the parent and trains it for the steps of a trial, unless that was done before.
-
-    Returns:
-      The candidate, its programs, its folder, its start, and validation accuracy at the end of the trial.
-    """
+def arm(parent: Parent, one: Plan, folder: Path, seed: int, number: int, programs: Callable[[Run], Compiled]) -> Arm:
+    """Grows a plan out of the parent, unless that was done before."""
     like = parent.compiled.run
-    rule = like.family.search
     grown = edit(like.method.graph, *one.edits).graph
-    compiled = programs(searched_run(like, grown, dataclasses.replace(rule.growth, place=one.place)))
+    compiled = programs(searched_run(like, grown, dataclasses.replace(like.family.search.growth, place=one.place)))
     place = folder / f"grown{number}_{grown}_{one.name.replace(' ', '')}"
     start = resumed_start(parent, compiled, place, seed) or new_start(parent, compiled, place, seed, number)
-    if checkpoint.steps(place / "checkpoints")[-1] < rule.trial:
+    return Arm(one, compiled, place, start)
+
+
+def train_arm(one: Arm, steps: int, trial: int, seed: int, title: str) -> float:
+    """Trains an arm until it has so many steps, unless it has.
+
+    Returns:
+      The mean of its last two validations in a turn of `trial` steps; -1 if it diverged.
+    """
+    if checkpoint.steps(one.place / "checkpoints")[-1] < steps:
         try:
-            train(compiled, place, seed, rule.trial, f"{title} trial {place.name}", start, 0)
+            train(one.compiled, one.place, seed, steps, f"{title} trial {one.place.name}", one.start, 0)
         except NonFinite as error:
-            logging.warning("%s: %s; this candidate counts as the worst", place, error)
-            return one, compiled, place, start, -1.0
-    accuracy = next(record["accuracy"] for record in read_metrics(place) if record["step"] == rule.trial)
-    return one, compiled, place, start, accuracy
+            logging.warning("%s: %s; this plan counts as the worst", one.place, error)
+            return -1.0
+    found = [record["accuracy"] for record in read_metrics(one.place) if steps - trial < record["step"] <= steps][-2:]
+    return sum(found) / len(found)
