@@ -116,15 +116,16 @@ class StageConfig:
 
 @dataclasses.dataclass(frozen=True)
 class SearchConfig:
-    """How the method `searched` grows a graph by itself; see `train.search`.
+    """How the method `searched` grows a graph by itself; see `train.search`. Graphs change their layers, so such a family has
+    message tokens and a view that are the same for all of them.
 
     Attributes:
       topology: of the start.
       calls: per question at most; 0 for as many as the family's own graph makes.
       trial: steps of each turn of a race between plans, after which those that are behind are dropped.
       stall: validations in a row without a gain of a point after which it grows.
-      every: steps that a graph is trained for at most before it grows, those of its race among them; 0 for no such limit.
-      growing: share of all steps that races must end in.
+      every: steps that a graph is trained for at most before the next race, or as many as its own race took; 0 for no limit.
+      growing: share of all steps in which races must end.
       most: how often it grows at most.
       growth: how new nodes start and old ones go on; where new layers go is what is searched.
     """

@@ -1,4 +1,4 @@
-"""Automated growth: what the signals allow, what the trials decide, and a search that goes on where it was killed."""
+"""Automated growth: what the signals allow, what a race decides, and a search that goes on where it was killed."""
 
 import dataclasses
 import json
@@ -9,6 +9,7 @@ import pytest
 
 from neuromas_jax.backbone import init_backbone
 from neuromas_jax.config import SearchConfig, parse
+from neuromas_jax.experiments import training
 from neuromas_jax.experiments.cells import Cell, identity, read_done
 from neuromas_jax.experiments.evaluation import plan_evaluation
 from neuromas_jax.experiments.run import run_experiment
@@ -16,11 +17,12 @@ from neuromas_jax.experiments.training import do_cell
 from neuromas_jax.graph import graph_of, text_graph
 from neuromas_jax.graph.growth import edit
 from neuromas_jax.methods import make_method
+from neuromas_jax.rl.growth import Growth
 from neuromas_jax.tasks import Task, Verdict
 from neuromas_jax.train import loop, run as train_run, search
 from neuromas_jax.train.metrics import read_metrics
 from neuromas_jax.train.run import Parts
-from neuromas_jax.train.search import plans, race, signals
+from neuromas_jax.train.search import Arm, behind, plans, race, signals, train_arm, winner
 from tests.tiny import tiny_config, tokenizer
 
 
@@ -50,7 +52,7 @@ def measured(influence=0.1, diversity=1.0, layers=1):
 
 
 def names(graph, calls, *args, **options):
-    return {one.name: str(edit(graph, *one.edits).graph) for one in plans(graph, calls, measured(*args, **options))}
+    return {one.name: str(edit(graph, *one.edits).graph) for one in plans(graph, calls, Growth(), measured(*args, **options))}
 
 
 def test_plans_use_the_calls():
@@ -67,9 +69,17 @@ def test_plans_use_the_calls():
 def test_edges_are_tried_where_no_call_is_left():
     deep = text_graph("2-2-1", 2)
     assert names(deep, 5) == {"stay": "2-2-1", "edges": "2-2-1"}
-    _, dense = (edit(deep, *one.edits).graph for one in plans(deep, 5))
+    _, dense = (edit(deep, *one.edits).graph for one in plans(deep, 5, Growth()))
     assert [layer.reads for layer in dense.layers] == [(), (0,), (0, 1)]
     assert names(dense, 5) == {}
+
+
+def test_old_slots_are_slowed_only_beside_new_ones():
+    rule = Growth("copy", hold=5, rate=0.2, hide=0.5, hide_steps=4)
+    growths = {one.name: one.growth for graph, calls in ((text_graph("2-1"), 7), (text_graph("2-2-1"), 5))
+               for one in plans(graph, calls, rule, measured())}
+    assert growths == {"deep": dataclasses.replace(rule, place="front"), "tree": dataclasses.replace(rule, place="front"),
+                       "wide 0": rule, "stay": Growth(), "edges": Growth(hide=0.5, hide_steps=4)}
 
 
 def test_a_layer_is_widened_only_if_all_its_nodes_are_of_use():
@@ -77,11 +87,11 @@ def test_a_layer_is_widened_only_if_all_its_nodes_are_of_use():
     for useless in (dict(influence=0.0), dict(diversity=0.5), dict(influence=None)):
         assert list(names(graph, 9, layers=2, **useless)) == ["deep", "tree"]
     some = [{"influence": 0.02, "diversity": 1.0}, {"influence": 0.3, "diversity": 1.0}]
-    assert plans(graph, 7, some)[-1].name == "wide 1" and plans(graph, 7, some[::-1])[-1].name == "wide 0"
+    assert plans(graph, 7, Growth(), some)[-1].name == "wide 1" and plans(graph, 7, Growth(), some[::-1])[-1].name == "wide 0"
 
 
 def curve(task, graph, seed):
-    records = read_metrics(Path(f"results/pilots/search_plans/{task}_{graph}_seed{seed}"))
+    records = read_metrics(Path(__file__).parents[1] / f"results/pilots/search_plans/{task}_{graph}_seed{seed}")
     return {record["step"] - 10: record["accuracy"] for record in records if record["step"] % 5 == 0}
 
 
@@ -109,6 +119,32 @@ def test_a_race_drops_what_is_behind_and_spends_no_more_than_it_may():
     assert race(2, 5, 4, 128, run) == ([], []) and race(0, 5, 40, 128, run) == ([], [])
     assert race(1, 5, 40, 128, run) == ([0], [(5, 0.5)])  # nobody to race with
     assert race(2, 5, 40, 128, lambda *_: -1.0) == ([], [(5, -1.0)] * 2)  # all diverged
+
+
+def test_behind_is_more_than_two_standard_errors():
+    assert not behind(0.4, 0.5, 128) and behind(0.4, 0.5, 1000) and behind(0.4, 0.6, 128) and behind(-1, 0.2, 128)
+
+
+def test_the_winner_gained_most_for_its_tokens():
+    def best(accuracies, tokens=(10, 10, 10), before=0.5, names=("deep", "tree", "wide 0"), alive=(0, 1, 2), questions=128):
+        return winner(names, alive, accuracies, tokens, before, questions)
+
+    assert best((0.6, 0.7, 0.65)) == 1 and best((0.6, 0.7, 0.65), alive=(0, 2)) == 2
+    assert best((0.6, 0.7, 0.65), (10, 30, 20)) == 0
+    assert best((0.46, 0.48, 0.2), (30, 10, 1)) == 1  # all lost: the one that lost least, whatever it writes
+    assert best((0.44, 0.4, 0.2)) is None and best((), alive=()) is None
+    two = dict(names=("stay", "edges"), tokens=(10, 10), alive=(0, 1))
+    assert best((0.5, 0.54), **two) == 0 and best((0.5, 0.54), questions=5000, **two) == 1
+    assert best((0.5, 0.8), **two | dict(alive=(1,))) == 1
+
+
+def test_an_arm_counts_by_the_last_validations_of_its_turn(tmp_path, monkeypatch):
+    records = [{"step": step, "accuracy": step / 100} for step in (1, 5, 10, 15, 20, 25)]
+    monkeypatch.setattr(search, "read_metrics", lambda _: records)
+    monkeypatch.setattr(search.checkpoint, "steps", lambda _: [25])
+    one = Arm(None, None, tmp_path, None)
+    assert train_arm(one, 10, 10, 0, "") == pytest.approx(0.075) and train_arm(one, 20, 10, 0, "") == pytest.approx(0.175)
+    assert train_arm(one, 5, 5, 0, "") == 0.05 and train_arm(one, 1, 1, 0, "") == 0.01  # step 1 only where there is no other
 
 
 def test_signals_are_the_least_influence_and_the_share_of_own_labels():
@@ -157,7 +193,7 @@ def test_a_search_spends_its_budget_and_keeps_what_helped(tmp_path, monkeypatch)
 
 
 def test_growth_does_not_wait_for_a_stall_longer_than_it_is_told(tmp_path, monkeypatch):
-    """A graph that gets better and better is left after `every` steps; one of all calls trains on to the end of growing."""
+    """A graph that gets better and better is left after `every` steps; one that has nothing to become trains on to the end."""
     accuracies(monkeypatch, {"1": 0.25, "1-1-1": 0.5, "2-1": 0.75})
     evaluate, risen = loop.evaluate, [0]
 
@@ -187,32 +223,53 @@ def test_a_graph_without_calls_left_races_against_itself_with_more_edges(tmp_pat
     assert done["samples"] == STEPS * 16 and graph_of(done["graph"]).layers[2].reads == (1,)
 
 
-@pytest.mark.parametrize("helps", [True, False])
-def test_a_killed_search_goes_on_to_the_same_end(tmp_path, monkeypatch, helps):
+@pytest.mark.parametrize("helps, kills", [(True, (2, 6, 8)), (False, (11,))])
+def test_a_killed_search_goes_on_to_the_same_end(tmp_path, monkeypatch, helps, kills):
+    """Killed in the start, in both turns of the race, and after it."""
     accuracies(monkeypatch, {"1": 0.5, "1-1-1": 0.25, "2-1": 0.75 if helps else 0.25})
-    whole = go(configure(), tmp_path / "whole")
-    train, left = search.train, [0]
-    for kill_after in (1, 2):
-        workdir = tmp_path / f"killed{kill_after}"
-        left[0] = kill_after
+    config, check, left = configure(growing=1.0), loop.check_finite, [0]
+    whole = go(config, tmp_path / "whole")
+    decision, = read_done(whole)["search"]
+    assert [one["steps"] for one in decision["trials"]] == [4, 4] and decision["chosen"] == ("tree" if helps else "none")
 
-        def killed(*args, **options):
-            state = train(*args, **options)
-            left[0] -= 1
-            if not left[0]:
-                raise KeyboardInterrupt
-            return state
+    def killed(*args):
+        left[0] -= 1
+        if not left[0]:
+            raise KeyboardInterrupt
+        check(*args)
 
-        monkeypatch.setattr(search, "train", killed)
+    for kill_after in kills:
+        workdir, left[0] = tmp_path / f"killed{kill_after}", kill_after
+        monkeypatch.setattr(loop, "check_finite", killed)
         with pytest.raises(KeyboardInterrupt):
-            go(configure(), workdir)
-        monkeypatch.setattr(search, "train", train)
-        again = go(configure(), workdir)
+            go(config, workdir)
+        monkeypatch.setattr(loop, "check_finite", check)
+        again = go(config, workdir)
         assert (again / "adapters.safetensors").read_bytes() == (whole / "adapters.safetensors").read_bytes()
         assert read_done(again)["search"] == read_done(whole)["search"]
     (whole / "done.json").unlink()
-    assert (go(configure(), tmp_path / "whole") / "adapters.safetensors").read_bytes() == (
+    assert (go(config, tmp_path / "whole") / "adapters.safetensors").read_bytes() == (
         again / "adapters.safetensors").read_bytes()  # a search that was over goes through all its folders again
+
+
+@pytest.mark.parametrize("rules, searched", [
+    (dict(most=0), []), (dict(growing=0.0), []), (dict(growing=1.0, stall=99, most=3), [(8, [2, 2])]),
+    (dict(growing=0.5, stall=99), [(2, [2, 2])]), (dict(growing=0.3, stall=99), [])])
+def test_a_race_has_room_for_all_its_arms_or_is_left_out(tmp_path, monkeypatch, rules, searched):
+    """A start that never stalls leaves a turn for each arm; without room for them it trains to the end."""
+    accuracies(monkeypatch, {"1": 0.25, "1-1-1": 0.5, "2-1": 0.75})
+    done = read_done(go(configure(**rules), tmp_path))
+    assert [(one["step"], [two["steps"] for two in one["trials"]]) for one in done["search"]] == searched
+    assert done["samples"] == STEPS * 16
+
+
+def test_a_search_is_not_made_longer(tmp_path):
+    config = configure(most=0)
+    folder = go(config, tmp_path)
+    cell = Cell("listops", "searched", 0, 2e-3, STEPS + 4)
+    assert read_done(folder) and training.finished(dataclasses.replace(cell, steps=STEPS), "train", config, tmp_path)
+    with pytest.raises(ValueError, match="was searched in 12 steps, this config asks for 16"):
+        training.finished(cell, "train", config, tmp_path)
 
 
 def test_a_candidate_that_diverges_has_lost(tmp_path, monkeypatch):
@@ -242,3 +299,7 @@ def test_rules_belong_to_the_cell_and_wrong_ones_are_named():
     for rule, value in (("growing", 1.5), ("trial", 0), ("stall", 0), ("growth", dict(place="front")), ("every", -1)):
         with pytest.raises(ValueError, match=f"families.listops.search.{rule}' is"):
             configure(**{rule: value})
+    for option, value in (("view", "share"), ("message_tokens", (2, 2))):
+        family = dataclasses.replace(configure().families["listops"], **{option: value})
+        with pytest.raises(ValueError, match=f"families..*{option} is .*, and a search changes a graph's layers"):
+            make_method("searched", configure(), family)

@@ -106,7 +106,8 @@ def test_search(name: str, claim, found: Sequence[Outcome], workdir: Path) -> Ve
         for seed, cell in searched.trained(family, claim.method).items():
             lines += [f"- seed {seed}: " + "; ".join(
                 f"step {one['step']}: {one['graph']} at {percent(one['accuracy'])} %, tried "
-                + ", ".join(f"{two['graph']} ({two['candidate']}) {percent(two['accuracy'])} % after {two['steps']}"
+                + ", ".join(f"{two['graph']} ({two['candidate']}) "
+                            + (f"{percent(two['accuracy'])} % after {two['steps']}" if two["accuracy"] >= 0 else "which diverged")
                             for two in one["trials"])
                 + f", took {one['chosen']}" for one in cell.done["search"])]
         lines.append("")

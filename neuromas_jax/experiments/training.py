@@ -61,6 +61,9 @@ def finished(cell: Cell, stage: str, config: Config, workdir: Path) -> bool:
         raise ValueError(f"{folder} was trained for {done['steps']} steps, this config asks for {cell.steps}; "
                          "give another --workdir, or as many steps")
     if done["steps"] < cell.steps:
+        if cell.method == "searched":
+            raise ValueError(f"{folder} was searched in {done['steps']} steps, this config asks for {cell.steps}, and a search "
+                             "divides its steps beforehand; give another --workdir, or as many steps")
         return False
     return stage == "sweep" or (folder / ADAPTERS).exists() or evaluated(cell, config, workdir)
 

@@ -151,6 +151,11 @@ def make_method(name: str, config: Config, family: FamilyConfig) -> Method:
 
         return Method(name, growth_stages(name, config, family), name)
     if name == "searched":
+        for option in ("message_tokens", "view"):
+            value = getattr(family, option)
+            if isinstance(value, tuple) or value == "share":
+                raise ValueError(f"families.{family.task}.{option} is {value!r}, and a search changes a graph's layers: give one "
+                                 f"{'number' if option == 'message_tokens' else 'of all and common'} for all of them")
         start, slots = family_graph(config, family, StageConfig(topology=family.search.topology))
         if start.size > (family.search.calls or graph.size):
             raise ValueError(f"families.{family.task}.search starts with {start}, which makes more calls than the "

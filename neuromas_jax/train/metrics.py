@@ -82,7 +82,7 @@ def whole(records: list[dict], field: str) -> list[float]:
     """A field that counts up over steps, such as tokens, of every record: what the steps since the record before it took.
 
     A record of a run that was killed and resumed counts the steps since the checkpoint alone, and a search's metrics leave out
-    the trials that lost; both are made up for at the rate of the record's own steps.
+    the plans that lost; both are made up for at the rate of the record's own steps.
     """
     found, before = [], 0
     for record in records:
