@@ -1,7 +1,7 @@
 """Runs an experiment on a Cloud TPU of any number of hosts, by a queued resource.
 
     python launch/cloud_tpu.py --name=mine --project=P --zone=us-east5-b --accelerator=v6e-16 --bucket=gs://B/neuromas --spot \
-        --watch --config=configs/pod.py [--smoke] [--dry_run] [-- --config.seed=1 ...]
+        --watch --config=configs/pod.py [--smoke] [--dry_run] [-- --config.training.steps=50 ...]
 
 The bucket gets the committed code of this checkout and holds results, checkpoints and, if --compilation_cache says so, compiled
 programs. Each host mounts it, installs the code, joins the others and runs the experiment (`launch/tpu_host.sh`), again where it

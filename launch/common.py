@@ -19,7 +19,7 @@ DRY = flags.DEFINE_bool("dry_run", False, "Print what would be run, and run noth
 
 
 def command(workdir: str, rest: Sequence[str]) -> list[str]:
-    """Arguments of Python for one process of the run; `rest` goes on to `neuromas_jax.main`, such as --config.seed=1."""
+    """Arguments of Python for one process of the run; `rest` goes on to `neuromas_jax.main`, as --config.training.steps=50."""
     cache = [f"--compilation_cache={CACHE.value}"] if CACHE.value else []
     if SMOKE.value:
         if rest:

@@ -1,7 +1,7 @@
 """Runs an experiment on TPUs of a GKE cluster, as a JobSet that xpk makes (`pip install xpk`).
 
     python launch/gke.py --name=mine --cluster=C --project=P --zone=Z --tpu_type=v6e-256 --slices=2 --storage=results \
-        --workdir=/results/mine --config=configs/pod.py [--smoke] [--dry_run] [-- --config.seed=1 ...]
+        --workdir=/results/mine --config=configs/pod.py [--smoke] [--dry_run] [-- --config.training.steps=50 ...]
 
 The code of this folder travels in the image. --workdir lies in a storage of the cluster (`xpk storage create`, or `attach` for a
 bucket), which all hosts mount. The JobSet is started again, by --max_restarts, after a host was taken away or the run was told to

@@ -1,9 +1,9 @@
 """Runs an experiment on GPUs of a Slurm cluster, one process a GPU.
 
     python launch/slurm.py --name=mine --nodes=2 --gpus=8 --hours=24 --workdir=/shared/mine --config=configs/pod.py \
-        [--partition=P] [--account=A] [--smoke] [--dry_run] [-- --config.seed=1 ...]
+        [--partition=P] [--account=A] [--smoke] [--dry_run] [-- --config.training.steps=50 ...]
 
-This folder and --workdir lie on a file system that all nodes share. The environment with jax[cuda] is made before the job is
+This folder and --workdir lie on a file system that all nodes share. The environment with jax[cuda13] is made before the job is
 submitted. Five minutes before its time is over the job saves its step, and is queued again; so it is where a node failed.
 """
 

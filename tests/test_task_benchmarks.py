@@ -69,6 +69,16 @@ def test_tables_without_and_with_a_header(tmp_path):
     task = benchmark("mmlu", tmp_path, "law")
     assert task.name == "mmlu_law" and task.generate("test", 0).answer == "C" and task.chance == 1 / 4
     assert [len(task.rows[split]) for split in ("train", "validation", "test")] == [1, 1, 1]
+    for split in ("dev", "val", "test"):  # the authors' folders: other subjects are trained on as well
+        (tmp_path / "data" / split).mkdir(parents=True)
+        for subject in ("law", "art"):
+            (tmp_path / "data" / split / f"{subject}_{split}.csv").write_text(f"{subject} of {split}?,one,two,three,four,C\n")
+    task = benchmark("mmlu", tmp_path / "data", "law")
+    assert [len(task.rows[split]) for split in ("train", "validation", "test")] == [2, 2, 1]
+    assert task.generate("test", 0).text.startswith("law of test?")
+    assert len(benchmark("mmlu", tmp_path / "data").rows["test"]) == 2
+    with pytest.raises(ValueError, match="no subject 'physics'; allowed: art, law"):
+        benchmark("mmlu", tmp_path / "data", "physics")
     ranks = "".join(f"{rank},1 4 4 {rank % 9 + 1}\n" for rank in (1, 2, 901, 1000, 1001))
     (tmp_path / "24.csv").write_text("Rank,Puzzles\n" + ranks)
     task = benchmark("game24", tmp_path)

@@ -75,10 +75,10 @@ def _stem(row: Mapping) -> dict:
 
 
 def _mmlu(row: Mapping) -> dict:
-    """Records with `choices`, or the authors' table, which has no header: question, four options, letter."""
+    """Records with `choices`, or rows of the authors' tables, which have no header: question, four options, letter."""
     if "choices" in row:
         return _choice(row["question"], row["choices"], row["answer"])
-    question, *options, answer = row.values()
+    question, *options, answer = (row[column] for column in row if column != "subject")
     return _choice(question, options, answer)
 
 
@@ -244,7 +244,11 @@ def _records(folder, name: str, subject: str | None) -> dict[str, Iterable[tuple
     if str(folder) == "hub" and not Path(folder).is_dir():
         return hub.published(name, subject)
     found = {}
-    for split in BENCHMARKS[name].files:
+    for split, (first, *_) in BENCHMARKS[name].files.items():
+        tables = sorted([*Path(folder).glob(f"*_{first}.csv"), *Path(folder).glob(f"{first}/*_{first}.csv")])
+        if name == "mmlu" and tables:  # the authors have one a subject and split, in a folder a split
+            found[split] = _with_subject(tables, f"_{first}.csv")
+            continue
         path = _file(Path(folder), name, split, subject)
         if path is None:
             logging.info("%s: no file for the split %s", name, split)
@@ -252,13 +256,18 @@ def _records(folder, name: str, subject: str | None) -> dict[str, Iterable[tuple
     return found
 
 
+def _with_subject(tables: Iterable[Path], ending: str) -> Iterator[tuple[str, dict]]:
+    """Records of tables that are named after their subject, with it."""
+    for table in tables:
+        for where, row in read_records(table):
+            yield where, {**row, "subject": table.name.removesuffix(ending)}
+
+
 def _file(folder: Path, name: str, split: str, subject: str | None) -> Path | None:
     """The file of a split. Where that of the test split is missing, raises FileNotFoundError naming what was looked for."""
     names = BENCHMARKS[name].files[split]
     if name == "bbh" and subject:
         names = (subject, *names)  # the authors have one file a task
-    if name == "mmlu" and subject:
-        names = (f"{subject}_{names[0]}", *names)  # and one a subject and split
     for one in names:
         for ending in ENDINGS:
             if (folder / f"{one}{ending}").is_file():
