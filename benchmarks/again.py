@@ -1,10 +1,10 @@
 """Published cells done again: `python -m benchmarks.again [--experiment=rivals] [--shard=0/2] [--workdir=runs/again]`.
 
 Of each unit of an experiment of `configs/claims.py` (a family, a trained method and all that is judged with its adapters) the
-first seed is trained and evaluated again, at the rate that the published sweep chose, in a new folder and with a compilation cache
-of its own; a shard keeps to one core. A line a unit goes to `results/again.jsonl`: seconds, and accuracies on all test questions,
-published and now. Units that are in the file are not done again. Printed at the end: hours of one core for the whole experiment,
-as if every trial of its sweeps and every seed took as long as that one (a unit compiles once, for all its rates and seeds).
+first seed is trained and evaluated again, with the knobs that the published sweep chose, in a new folder and with a compilation
+cache of its own; a shard keeps to one core. A line a unit goes to `results/again.jsonl`: seconds, and accuracies on all test
+questions, published and now. Units that are in the file are not done again. Printed at the end: hours of one core for the whole
+experiment, as if every trial of its sweeps and every seed took as long as that one.
 """
 
 import argparse
@@ -21,16 +21,16 @@ RESULTS, PUBLISHED = ROOT / "results" / "again.jsonl", ROOT / "results" / "claim
 def again(unit, workdir: Path) -> dict:
     """Trains and evaluates the first seed of a unit, in this process."""
     from neuromas_jax.config import SweepConfig
-    from neuromas_jax.experiments.cells import chosen_knobs, read_done, sweep_cells
+    from neuromas_jax.experiments.cells import Cell, chosen_knobs, read_done, sweep_cells
     from neuromas_jax.experiments.run import run_experiment
 
     name, family, seed, published = unit.experiment, unit.family, unit.config.seeds[0], PUBLISHED / unit.experiment
-    config = dataclasses.replace(unit.config, seeds=(seed,), sweep=SweepConfig())
+    config = unit.config
     if unit.trained != "untrained":
-        rate, floor = chosen_knobs(unit.config, published, family, unit.trained)
-        if floor is not None:
-            raise ValueError(f"{unit}: its sweep chose an entropy floor, which this benchmark does not set")
+        rate, floor = chosen_knobs(config, published, family, unit.trained)
+        config = Cell(family, unit.trained, seed, rate, 0, floor).configured(config)
         config = dataclasses.replace(config, learning_rate=dict(config.learning_rate, **{unit.trained: rate}))
+    config = dataclasses.replace(config, seeds=(seed,), sweep=SweepConfig())
     started = time.perf_counter()
     run_experiment(config, workdir / name, worker=1)
     seconds = time.perf_counter() - started
@@ -40,13 +40,21 @@ def again(unit, workdir: Path) -> dict:
 
     right = {method: ["".join(one["correct"] for one in left(root, "evaluation", method)["records"])
                       for root in (published, workdir / name)] for method in config.methods}
-    found = {"unit": str(unit), "seconds": round(seconds, 1), "compile_seconds": 0.0, "runs": len(unit.config.seeds),
-             "same": all(before == now for before, now in right.values()),
+    found = {"unit": str(unit), "seconds": round(seconds, 1), "train_seconds": 0.0, "compile_seconds": 0.0, "trials": 0,
+             "seeds": len(unit.config.seeds), "same": all(before == now for before, now in right.values()),
              "accuracy": {method: [round(text.count("1") / len(text), 4) for text in both] for method, both in right.items()}}
     if unit.trained != "untrained":
-        found["runs"] += len(sweep_cells(unit.config, family))
-        found["compile_seconds"] = left(workdir / name, "train", unit.trained)["compile_seconds"]
+        done = left(workdir / name, "train", unit.trained)
+        found |= {"trials": len(sweep_cells(unit.config, family)), "train_seconds": done["seconds_of_last_process"],
+                  "compile_seconds": done["compile_seconds"]}
     return found
+
+
+def hours(one: dict) -> float:
+    """Of the whole unit: it compiles once, trains a cell a trial and a seed, and evaluates every seed."""
+    train = one["train_seconds"] - one["compile_seconds"]
+    judge = one["seconds"] - one["train_seconds"]
+    return (one["compile_seconds"] + train * (one["trials"] + one["seeds"]) + judge * one["seeds"]) / 3600
 
 
 def main() -> None:
@@ -64,7 +72,8 @@ def main() -> None:
     from neuromas_jax.experiments.suite import parse_shard, parse_suite, units
 
     use_compilation_cache(str(given.workdir / "cache"))
-    shard, mine = parse_shard(given.shard), [one for one in units(parse_suite(get_config())) if one.experiment == given.experiment]
+    shard, found = parse_shard(given.shard), units(parse_suite(get_config()))
+    mine = [one for one in found if one.experiment == given.experiment]
     for unit in mine[shard[0] :: shard[1]]:
         done = [json.loads(line)["unit"] for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
         if str(unit) not in done:
@@ -73,11 +82,11 @@ def main() -> None:
             print(found, flush=True)
     lines = [json.loads(line) for line in RESULTS.read_text().splitlines()]
     found = {one["unit"]: one for one in lines if one["unit"] in map(str, mine)}
-    hours = sum(one["compile_seconds"] + (one["seconds"] - one["compile_seconds"]) * one["runs"] for one in found.values()) / 3600
+    spent = sum(map(hours, found.values()))
     same = sum(one["same"] for one in found.values())
     apart = max((abs(before - now) for one in found.values() for before, now in one["accuracy"].values()), default=0.0)
     print(f"{given.experiment}: {len(found)} of {len(mine)} units, {same} with the published answers, accuracies at most "
-          f"{100 * apart:.1f} points apart; {hours:.2f} hours of one core, {hours / 2:.2f} on two")
+          f"{100 * apart:.1f} points apart; {spent:.2f} hours of one core, {spent / 2:.2f} on two")
 
 
 if __name__ == "__main__":

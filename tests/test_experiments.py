@@ -65,6 +65,17 @@ def test_equal_programs_on_banks_of_unequal_rank_do_not_share(programs):
     assert three.program == one.program and not shared(three, one)
 
 
+@pytest.mark.parametrize("most, left", [("4", 1), ("5", 1), ("6", 2)])
+def test_programs_are_dropped_before_the_system_has_no_maps_left(programs, monkeypatch, tmp_path, most, left):
+    monkeypatch.setattr(train_run, "MAPS", tmp_path / "maps")
+    monkeypatch.setattr(train_run, "MOST_MAPS", tmp_path / "most")
+    (tmp_path / "maps").write_text("one\ntwo\nthree\n")
+    (tmp_path / "most").write_text(most)
+    train_run.compiled_for(programs)
+    train_run.compiled_for(make_run(configure(adapters=dict(rank=2)), "listops", "graph", 1e-3))
+    assert len(train_run.COMPILED) == left
+
+
 class Laboratory:
     """Runs an experiment with stand-ins for training and evaluation that write down what they did."""
 

@@ -258,6 +258,7 @@ def test_a_kept_bank_serves_the_smaller_graph_too(tmp_path):
 @pytest.mark.parametrize("method, expected", [
     ("graph_schedule", [("2-2-1", (1,)), ("2-2-1", (1,)), ("2-2-1", (2,))]), ("graph_mixed", [("2-2-1", (1, 2))]),
     ("graph_tied", [("2-2-1", (2,))]), ("grown_anew", [("1", (1,)), ("2-1", (1,)), ("2-2-1", (2,))]),
+    ("parent_trained_on", [("1", (1,)), ("2-1", (1,)), ("2-1", (2,))]),
 ])
 def test_what_growth_is_compared_with(method, expected):
     runs, _ = stage_runs(configure(methods=(method,)), "listops", method, 0)
@@ -270,12 +271,16 @@ def test_what_growth_is_compared_with(method, expected):
 
 def test_a_schedule_carries_every_slot_and_a_new_start_none(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint, "KEEP", 9)
-    config = configure(methods=("graph_schedule", "grown_anew"))
+    config = configure(methods=("graph_schedule", "parent_trained_on", "grown_anew"))
     folder = grow(config, tmp_path, "graph_schedule")
     before, _ = stored(config, folder, 0, "2-2-1", STEPS, "graph_schedule")
     after, said = stored(config, folder, 1, "2-2-1", 0, "graph_schedule")
     assert same(leaves(before.learner.bank, range(5)), leaves(after.learner.bank, range(5)))
     assert said["lineage"][0]["edits"] == [] and said["lineage"][0]["before"] == said["lineage"][0]["after"]
+    folder = grow(config, tmp_path, "parent_trained_on")
+    before, _ = stored(config, folder, 1, "2-1", STEPS, "parent_trained_on")
+    after, said = stored(config, folder, 2, "2-1", 0, "parent_trained_on")
+    assert same(leaves(before.learner.bank, range(3)), leaves(after.learner.bank, range(3))) and said["lineage"][1]["edits"] == []
     folder = grow(config, tmp_path, "grown_anew")
     after, said = stored(config, folder, 2, "2-2-1", 0, "grown_anew")
     assert not after.learner.bank["q"]["b"].any() and said["lineage"][-1]["anew"]

@@ -94,7 +94,7 @@ class Method:
         return self.graph.rounds
 
 
-GROWN = ("grown", "grown_anew", "graph_schedule", "graph_mixed", "graph_tied")
+GROWN = ("grown", "grown_anew", "parent_trained_on", "graph_schedule", "graph_mixed", "graph_tied")
 ROLES = ("roles_grpo", "roles_dr_mas", "roles_critic")
 FROZEN = ("direct", "self_consistency", "self_refine", "debate", "mixture_of_agents", "selforg")
 WHOLE = (  # methods without stages
@@ -136,7 +136,7 @@ def make_method(name: str, config: Config, family: FamilyConfig) -> Method:
     - `direct`, `self_consistency`, `self_refine`, `debate`, `mixture_of_agents`, `selforg`: the bare backbone; see
       `methods.inference`.
     - `searched`: a graph that grows by itself to as many calls; this is its start, see `train.search`.
-    - `grown`, `grown_anew`, `graph_schedule`, `graph_mixed`, `graph_tied`: see `methods.growth`.
+    - `grown`, `grown_anew`, `parent_trained_on`, `graph_schedule`, `graph_mixed`, `graph_tied`: see `methods.growth`.
 
     Raises:
       ValueError: an unknown method, a graph that cannot be built, or one whose last layer has several nodes.

@@ -2,6 +2,7 @@
 
 - `grown`: the family's stages, each going on from the one before.
 - `grown_anew`: the same, but every stage starts with new adapters: what the samples of the last stage do alone.
+- `parent_trained_on`: the stages, but the last of them trains the graph of the one before: what its parent would have learned.
 - `graph_schedule`: the family's whole graph from the first step on, trained on the stages' questions in their order.
 - `graph_mixed`: the whole graph, trained on one mixture of all stages' depths in their proportions.
 - `graph_tied`: the whole graph on the last stage's questions, one adapter per layer, of the same total rank: what a designer
@@ -26,19 +27,29 @@ def growth_stages(name: str, config: Config, family: FamilyConfig) -> tuple[Stag
     if not family.stages:
         raise ValueError(f"method {name!r} needs the stages of growth; set families.{family.task}.stages, such as "
                          "(dict(topology='2-1', steps=30), dict(steps=120))")
+    if name == "parent_trained_on":
+        *earlier, last = family.stages
+        if not earlier:
+            raise ValueError(f"method {name!r} trains the graph of the stage before the last for longer, and "
+                             f"families.{family.task}.stages has one stage alone; give two, or drop the method")
+        ungrown = dataclasses.replace(earlier[-1], steps=last.steps, options=last.options, stall=last.stall, growth=Growth())
+        family = dataclasses.replace(family, stages=(*earlier, ungrown))
+    carries = name.startswith("grown") or name == "parent_trained_on"
     stages = []
     for number, stage in enumerate(family.stages):
-        whole = stage if name.startswith("grown") else dataclasses.replace(
+        whole = stage if carries else dataclasses.replace(
             stage, topology="", reads="", edges=None, message_tokens=None, view="", slots="")
         graph, slots = family_graph(config, family, whole)
         growth = None if number == 0 and not (config.init_from and name.startswith("grown")) else stage.growth
-        if growth is not None and not name.startswith("grown"):
+        if growth is not None and not carries:
             growth = Growth()
         stages.append(Stage(graph, slots, (config.adapters.rank,) * (max(slots) + 1), stage.steps,
                             tuple(sorted(stage.options.items())), growth, name == "grown_anew", stage.stall))
     if config.graph.slots == "kept" and name.startswith("grown"):
         stages = kept_rows(stages, config.adapters.rank)
     target, slots = family_graph(config, family)
+    if name == "parent_trained_on":
+        return tuple(stages)
     if stages[-1].graph != target or stages[-1].options:
         raise ValueError(f"the last of families.{family.task}.stages has the graph {stages[-1].graph} and options "
                          f"{dict(stages[-1].options)}; leave its graph and options out: they are the family's, here {target}")
