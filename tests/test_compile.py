@@ -21,12 +21,12 @@ CONFIG = tiny_config(num_hidden_layers=1)
 
 
 @functools.cache
-def lowered(topology, reads="previous", message_tokens=5):
-    """StableHLO text of (rollout, update), lowered and not compiled."""
+def programs(topology, reads="previous", message_tokens=5, **options):
+    """(rollout, update), lowered and not compiled."""
     graph = text_graph(topology, message_tokens, reads)
     program = make_program(
         graph, node_slots(graph), PromptTemplate(slot="<from1> {k}"),  # the tokenizer has labels of 16 senders, a layer has 64
-        tokenizer(), make_sampling(tokenizer(), CONFIG.vocab_size), 3, 1)
+        tokenizer(), make_sampling(tokenizer(), CONFIG.vocab_size), 3, 1, **options)
     backbone = init_backbone(CONFIG, jax.random.key(0))
     bank = random_bank(CONFIG, graph.size, rank=2)
     arguments = (backbone, bank, encode_questions(TEXTS[:2], bucket=24), no_interventions(graph, 2, 3),
@@ -36,7 +36,12 @@ def lowered(topology, reads="previous", message_tokens=5):
     state = init_learner(Optimizer(), bank)
     learn = jax.jit(functools.partial(update, Objective(kl_penalty=0.1, entropy_bonus=0.1), Optimizer(), program))
     rewards = jax.ShapeDtypeStruct((2, 3), jnp.float32)
-    return forward.lower(*arguments).as_text(), learn.lower(backbone, state, episodes, rewards).as_text()
+    return forward.lower(*arguments), learn.lower(backbone, state, episodes, rewards)
+
+
+def lowered(*arguments, **options):
+    """Their StableHLO texts."""
+    return [program.as_text() for program in programs(*arguments, **options)]
 
 
 def lines(topology):
@@ -92,6 +97,25 @@ def test_the_shared_block_is_read_once_for_a_group():
         once = 3 * (1 + 24)  # rows of all three nodes for one question: start and question at least
         assert max(states) >= once, "the search must find the shared block's hidden states"
         assert max(states) < group * once, max(states)
+
+
+PARTS = re.compile(r"(transpose\(jvp\(|jvp\(|)((rollout|update)/(merge|shared|credit|optimizer|layer\d+(/(prefill|decode))?)\b)")
+
+
+def scopes(program):
+    """Named parts of a lowered program, those of a gradient's two ways with "jvp(" and "transpose(jvp(" in front."""
+    found = map(PARTS.search, re.findall(r'loc\("([^"]*)"', program.as_text(debug_info=True)))
+    return {part[1] + part[2] for part in found if part}
+
+
+def test_parts_of_the_programs_are_named():
+    """For profiles: one name for each layer of the graph and each phase of it, none that rollout and update share."""
+    rolled, learned = programs("2-1", merge=True)
+    assert scopes(rolled) == {"rollout/merge", "rollout/shared", "rollout/layer0", "rollout/layer0/decode", "rollout/layer1",
+                              "rollout/layer1/prefill", "rollout/layer1/decode"}
+    ways = {f"{way}update/{part}" for way in ("jvp(", "transpose(jvp(") for part in ("shared", "layer0", "layer1")}
+    assert scopes(learned) >= ways | {"update/credit", "update/optimizer"}
+    assert not any("rollout" in name for name in scopes(learned))
 
 
 def test_a_whole_graph_can_be_exported():

@@ -24,14 +24,15 @@ def read_shared(program: Program, backbone: Backbone, bank: Bank | None, episode
     """The shared blocks of all nodes, read once for all G episodes of a question; an entry for each layer."""
     bank, _ = split_edges(bank)
     blocks = [jnp.concatenate([getattr(layer, name) for layer in episodes]) for name in ("shared", "shared_valid")]
-    with jax.named_scope("shared"):
+    with jax.named_scope("update/shared"):
         return shared_states(program, backbone, bank, blocks, microbatch=blocks[0].shape[1])
 
 
 def read_own_shared(program: Program, backbone: Backbone, adapters: Adapters | None, layer: LayerEpisodes) -> Shared:
     """The same of some nodes of one layer, with an adapter for each."""
     start = jnp.zeros_like(layer.shared, shape=layer.shared.shape[:3])
-    return prefill(backbone, adapters, program.lora_scale, start.shape[1], layer.shared, layer.shared_valid, start, ())
+    with jax.named_scope("shared"):
+        return prefill(backbone, adapters, program.lora_scale, start.shape[1], layer.shared, layer.shared_valid, start, ())
 
 
 def rows_of(layer: LayerEpisodes, rows: np.ndarray) -> LayerEpisodes:
@@ -93,7 +94,7 @@ def message_states(
     """`layer_states` of all nodes, one array per layer; a bank of None is the bare backbone."""
     shared, found = read_shared(program, backbone, bank, episodes), []
     for number, nodes, layer, adapters in of_layers(program, bank, episodes):
-        with jax.named_scope(f"layer{number}"):
+        with jax.named_scope(f"update/layer{number}"):
             found.append(unpadded(layer_states(program, backbone, adapters, layer, shared[number]), len(nodes)))
     return tuple(found)
 
@@ -105,7 +106,7 @@ def message_scores(
     shared, found = read_shared(program, backbone, bank, episodes), []
     bare = read_shared(program, backbone, None, episodes) if divergence else [None] * len(episodes)
     for number, nodes, layer, adapters in of_layers(program, bank, episodes):
-        with jax.named_scope(f"layer{number}"):
+        with jax.named_scope(f"update/layer{number}"):
             scores = layer_scores(program, backbone, adapters, layer, shared[number], bare[number])
             found.append(unpadded(scores, len(nodes)))
     return tuple(found)

@@ -98,7 +98,8 @@ def loss_of_bank(
     losses, sums, floored = [], [], floored_nodes(objective, program)
     for number, (scores, layer) in enumerate(zip(found, episodes)):
         rows = rows_in(program, number)
-        loss, layer_sums = layer_loss(objective, scores, layer, credit[rows], floored[rows])
+        with jax.named_scope(f"update/layer{number}"):
+            loss, layer_sums = layer_loss(objective, scores, layer, credit[rows], floored[rows])
         losses.append(loss)
         sums.append(layer_sums)
     losses = jnp.concatenate(losses) + edge_losses(program, bank, episodes, credit)
@@ -168,7 +169,7 @@ def gradient_by_nodes(
 
             return jax.grad(loss, has_aux=True)(adapters)
 
-        with jax.named_scope(f"layer{number}"):
+        with jax.named_scope(f"update/layer{number}"):
             found = jax.lax.map(of, jnp.arange(len(rows) // size))
         slope, (loss, layer_sums) = jax.tree.map(lambda x: join(jnp.moveaxis(x, 0, 1), 0, "node"), found)
         gradient = jax.tree.map(jnp.add, gradient, back(slope)[0])
@@ -245,8 +246,6 @@ def learn(
     """
     gradient, losses, sums = accumulated_gradient(objective, program, backbone, state.bank, episodes, credit)
     live = live_slots(program, state, episodes, weight)
-    norms = jax.vmap(optax.global_norm)(gradient)
-    direction, moments = jax.vmap(optimizer.transform().update)(gradient, state.moments)
 
     def where_live(new, old):
         return jnp.where(live.reshape(-1, *(1,) * (new.ndim - 1)), new, old)
@@ -255,8 +254,11 @@ def learn(
         rate = state.learning_rate.reshape(-1, *(1,) * (parameter.ndim - 1))
         return parameter - (rate * step).astype(parameter.dtype)
 
-    bank = jax.tree.map(where_live, jax.tree.map(stepped, state.bank, direction), state.bank)
-    moments = jax.tree.map(where_live, moments, state.moments)
+    with jax.named_scope("update/optimizer"):
+        norms = jax.vmap(optax.global_norm)(gradient)
+        direction, moments = jax.vmap(optimizer.transform().update)(gradient, state.moments)
+        bank = jax.tree.map(where_live, jax.tree.map(stepped, state.bank, direction), state.bank)
+        moments = jax.tree.map(where_live, moments, state.moments)
     counted = weight.any(axis=(0, 2)).mean(dtype=jnp.float32)
     return dataclasses.replace(state, bank=bank, moments=moments), UpdateMetrics(losses, norms, live, sums, counted)
 
@@ -284,17 +286,20 @@ def update(
       invalid: nodes that wrote what nobody can read; needed for `objective.invalid_penalty` alone.
     """
     if objective.credit in MALT:
-        credit, weight = malt_credit(objective.credit, program, backbone, state.bank, episodes, rewards)
+        with jax.named_scope("update/credit"):
+            credit, weight = malt_credit(objective.credit, program, backbone, state.bank, episodes, rewards)
         return learn(objective, optimizer, program, backbone, state, episodes, credit, weight)
     if objective.credit == CRITIC:
-        credit, critic = criticise(program, backbone, state.critic, episodes, rewards)
+        with jax.named_scope("update/credit"):
+            credit, critic = criticise(program, backbone, state.critic, episodes, rewards)
         state, metrics = learn(objective, optimizer, program, backbone, state, episodes, credit, jnp.ones(credit.shape, bool))
         return dataclasses.replace(state, critic=critic), metrics
-    earned = jnp.broadcast_to(rewards, (program.graph.size, *rewards.shape))
-    if objective.invalid_penalty:
-        earned = earned - objective.invalid_penalty * invalid
-    fired = jnp.concatenate([layer.fired for layer in episodes])
-    credit = advantages(objective.credit, earned, program.slots, fired)
-    weight = jnp.broadcast_to((informative(earned) | objective.regularised)[..., None], earned.shape)
+    with jax.named_scope("update/credit"):
+        earned = jnp.broadcast_to(rewards, (program.graph.size, *rewards.shape))
+        if objective.invalid_penalty:
+            earned = earned - objective.invalid_penalty * invalid
+        fired = jnp.concatenate([layer.fired for layer in episodes])
+        credit = advantages(objective.credit, earned, program.slots, fired)
+        weight = jnp.broadcast_to((informative(earned) | objective.regularised)[..., None], earned.shape)
     state, metrics = learn(objective, optimizer, program, backbone, state, episodes, credit, weight)
     return state, dataclasses.replace(metrics, informative=informative(rewards).mean(dtype=jnp.float32))

@@ -18,6 +18,7 @@ from neuromas_jax.rollout.sampler import prefill, sample_layer
 from neuromas_jax.text.prompt import own_block, shared_block
 
 
+@jax.named_scope("rollout")
 def rollout(
     program: Program,
     backbone: Backbone,
@@ -45,7 +46,8 @@ def rollout(
     batch = questions.tokens.shape[1]
     adapters, logits = split_edges(bank)
     if program.merge and adapters is not None:
-        adapters = merge(backbone, adapters, program.lora_scale)
+        with jax.named_scope("merge"):
+            adapters = merge(backbone, adapters, program.lora_scale)
     shared_by = [program.tree[graph.place(node)[0]] for node in range(graph.size)] if program.tree else ()
     uniforms = row_uniforms(key, graph.size, questions.index, group, graph.message_tokens, shared_by)
     if logits is not None:

@@ -118,7 +118,8 @@ def sample_layer(
     hidden, shared_kv = shared
     before = jnp.broadcast_to(count(shared_kv.valid), (nodes, batch, group))  # real tokens read so far, per row
     if own_tokens:
-        hidden, local = prefill(backbone, adapters, scale, microbatch, *own, before, (shared_kv,))
+        with jax.named_scope("prefill"):
+            hidden, local = prefill(backbone, adapters, scale, microbatch, *own, before, (shared_kv,))
         before = before + count(own[1])
     else:  # an own block of no tokens
         local = _per_episode(shared_kv.columns(0), group)
@@ -134,7 +135,8 @@ def sample_layer(
         token = jnp.where(forced_rows, given, token)
         return token, normalise(jnp.take_along_axis(scores, token[..., None], axis=-1)[..., 0])
 
-    first, first_log_prob = write(jnp.int32(0), hidden)
+    with jax.named_scope("decode"):
+        first, first_log_prob = write(jnp.int32(0), hidden)
     rest = ((0, 0),) * 3 + ((0, message_tokens - 1),)
     tokens, scores = jnp.pad(first[..., None], rest), jnp.pad(first_log_prob[..., None], rest)
     live = constrain(jnp.pad(jnp.ones((nodes, batch, group, 1), bool), rest), "node", "question")
@@ -155,5 +157,6 @@ def sample_layer(
         return position + 1, tokens, scores, live, ended | (token == sampling.end_id), local
 
     ended = first == sampling.end_id
-    _, tokens, scores, live, _, _ = jax.lax.while_loop(unfinished, step, (jnp.int32(1), tokens, scores, live, ended, local))
+    with jax.named_scope("decode"):
+        _, tokens, scores, live, _, _ = jax.lax.while_loop(unfinished, step, (jnp.int32(1), tokens, scores, live, ended, local))
     return tokens, live, scores

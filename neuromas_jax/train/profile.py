@@ -2,8 +2,19 @@
 
     --config.training.profile_steps=10:13     # steps 10, 11 and 12, into the cell's folder `profile`
 
-Programs name their parts `shared`, for what all layers read of a question, and `layer0`, `layer1`, ...; the nodes of a layer run
-as one.
+Programs name their parts, by layer of the graph and by phase; nodes of a layer are vmapped and run as one, so they share a name:
+
+    rollout/merge              adapters are added to copies of the weights, where a run does that
+    rollout/shared             what all episodes of a question have in common is read, for all layers
+    rollout/layer0             a layer packs its inboxes and hands its messages on; within it
+    rollout/layer1/prefill       it reads them (not layer 0, which has none)
+    rollout/layer0/decode        it writes
+    update/credit              rewards become credit
+    update/shared              what episodes have in common is read again; with `rollout.update_nodes` within each layer
+    update/layer0              a layer's messages are scored
+    update/optimizer
+
+What a gradient is taken of bears its name in `jvp(...)`, as `jvp(update/layer0)`, and the way back in `transpose(jvp(...))`.
 """
 
 from pathlib import Path
