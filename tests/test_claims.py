@@ -9,9 +9,9 @@ import shutil
 import numpy as np
 import pytest
 
-from neuromas_jax.analysis import ahead, growing, health, shapes
+from neuromas_jax.analysis import ahead, files, growing, health, shapes
 from neuromas_jax.analysis.claims import Claim
-from neuromas_jax.analysis.outcomes import Outcome
+from neuromas_jax.analysis.outcomes import Outcome, Trained
 from neuromas_jax.config import training_steps
 from neuromas_jax.experiments import training
 from neuromas_jax.experiments.publish import publish
@@ -233,6 +233,24 @@ def test_a_search_is_judged_against_the_best_hand_set_graph_of_as_many_calls(tmp
     assert shapes.test_search("C6", claim, [found, hands], tmp_path).word == "unfinished"
 
 
+def test_files_are_shown_beside_the_sets_that_a_claim_is_judged_on(tmp_path):
+    """A file's rows are those of the methods, over all experiments together, and of searched and hand-set graphs."""
+    def with_file(found, family="listops"):
+        families = {family: dataclasses.replace(found.config.families[family], files=("web",))}
+        found = Outcome(found.name, dataclasses.replace(found.config, families=families), found.folder)
+        found.__dict__["records"] = [{**answer(family, "graph", seed, 0.5 + 0.1 * seed), "set": "bbh_web", "depth": None}
+                                     for seed in range(2)]
+        found.records.extend(answer(family, "graph", seed, 0.8) for seed in range(2))
+        return found
+
+    claim = Claim(experiments=("rivals",), over=("single_equal_parameters",))
+    found = with_file(outcome("rivals", tmp_path, dict(graph=[0.8, 0.8])))
+    text = "\n".join(files.on_files(claim, [found, found], "listops", ", twice"))
+    assert "The file bbh_web, twice, which" in text and "| graph | 55.0 | 50.0, 60.0, 50.0, 60.0 | – |" in text
+    lines = shapes.test_parameters("C5", claim, [found], tmp_path).lines
+    assert "\n".join(files.on_files(claim, [found], "listops", ", at rank 4")) in "\n".join(lines)
+
+
 def test_parameters_are_compared_rank_by_rank(tmp_path):
     claim = Claim(experiments=("rank2", "rivals"), families=1, over=("single_equal_parameters",))
     low = outcome("rank2", tmp_path, dict(graph=[0.8, 0.9], single_equal_parameters=[0.2, 0.3]), trainable_parameters=50)
@@ -253,6 +271,24 @@ def test_health_finds_the_signal_that_tells_the_end(tmp_path):
     record = {"accuracy": 0.5, "nodes": {"gradient_norm": [1.0, np.e], "entropy": [2.0, 9.0], "label": ["A", "-"]}}
     assert health.signals(record) == pytest.approx(
         {"entropy": 2.0, "diversity": 0.5, "gradient": np.e**0.5, "gradient spread": 1.0, "accuracy": 0.5})
+    assert "2 of 9 runs; 1 families have both kinds" in lines  # they end at 0.0 and at 0.1
+    assert "told them apart" in lines and "accuracy (lower in runs that collapse)" in lines
+
+
+def test_collapse_is_to_end_as_one_began_or_far_below_the_best():
+    def run(*shares):
+        return Trained({"validation": shares[-1]}, [{"accuracy": share} for share in shares])
+
+    assert health.collapsed(run(0.2, 0.5, 0.2)) and health.collapsed(run(0.2, 0.9, 0.75))
+    assert not health.collapsed(run(0.2, 0.9, 0.85))
+
+
+def test_signals_are_compared_within_families():
+    """One family has higher signals throughout: between families the pairs would say something else."""
+    values, fell = [np.asarray([1.0, 2.0, 2.0]), np.asarray([9.0, 8.0]), np.asarray([0.0])], [
+        np.asarray([True, False, True]), np.asarray([True, False]), np.asarray([True])]
+    assert health.tells(values, fell)[0] == (1 + 0.5 + 0) / 3
+    assert health.tells(values[:1], [np.asarray([True, False, False])]) == (1.0, 1.0, 1.0)
 
 
 def test_time_left_goes_by_what_is_done(tmp_path):

@@ -40,6 +40,8 @@ def test(name: str, claim, found: Sequence[Outcome], workdir: Path) -> Verdict:
                 if number == 0 and len(points) > 1:
                     path = plots.draw_rounds(workdir / f"{name}_rounds_{outcome.name}_{family}.png", title, points)
                     lines += [f"![accuracy against rounds]({path.name})", ""]
+            methods = (claim.method, *rivals, *(method for method in claim.controls if method in outcome.config.methods))
+            lines += plots.budgets(workdir / f"{name}_{outcome.name}_{family}", family, alike, methods)
     families = dict.fromkeys(family for ahead in results.values() for family in ahead)
     won = [family for family in families if all(ahead.get(family, True) for ahead in results.values())]
     word, why = judge(won, claim.families, finished, "The interval lies above zero against every rival on")
@@ -71,7 +73,7 @@ HEADER = ["method", "accuracy %", "by seed", "calls", "rounds", "tokens", "param
 
 
 def compare(method: str, rivals: list[str], controls: list[str], answers: dict) -> tuple[list, list[bool], list]:
-    """Rows of the table, whether the method is ahead of each rival, and (method, rounds, accuracy) for the plot."""
+    """Rows of the table, whether the method is ahead of each rival, and (method, rounds, accuracies) for the plot."""
     rows, ahead, points = [], [], []
     for other in (method, *rivals, *controls):
         records = list(answers.get(other, {}).values())
@@ -87,7 +89,7 @@ def compare(method: str, rivals: list[str], controls: list[str], answers: dict) 
             gap = str(found) if found else "–"
             ahead += [bool(found and found.above)] * (other in rivals)
         mean = sum(shares) / len(shares)
-        points.append((other, one["rounds"], mean))
+        points.append((other, one["rounds"], shares))
         samples = one.get("samples")
         rows.append([other + (" (control)" if other in controls else ""), percent(mean), ", ".join(map(percent, shares)),
                      one["calls"], one["rounds"], f"{sum(r['tokens'] for r in records) / len(records):.1f}",

@@ -1,5 +1,9 @@
-"""Plots for the claims: accuracy against samples, tokens, rounds, parameters and shapes of graphs, and signals of health."""
+"""Plots for the claims: accuracy against samples, tokens, rounds, parameters and shapes of graphs, and signals of health.
 
+Bands, bars and numbers after ± are Student's 95 % intervals over runs.
+"""
+
+from collections.abc import Sequence
 from pathlib import Path
 
 from matplotlib.ticker import FuncFormatter
@@ -15,6 +19,27 @@ def _percent_axis(axis, title: str) -> None:
     axis.set(ylabel="accuracy, %", ylim=(-3, 103), title=title)
     axis.grid(alpha=0.25)
     plain(axis)
+
+
+def budgets(path: Path, family: str, found: Sequence, methods: Sequence[str]) -> list[str]:
+    """Draws what has been trained against samples and against tokens, beside `path`; the lines that show both pictures.
+
+    Args:
+      path: start of the pictures' names.
+      family: of questions.
+      found: `Outcome`s whose runs count together.
+      methods: those that are not trained are left out.
+    """
+    lines = []
+    for against, words in (("samples", "episodes, parents' included"), ("tokens", "message tokens written in training")):
+        curves = {method: [cell.curve(outcome.config, against) for outcome in found
+                           for cell in outcome.trained(family, method).values()] for method in methods}
+        curves = {method: runs for method, runs in curves.items() if runs}
+        if curves:
+            picture = draw_budget(path.with_name(f"{path.name}_{against}.png"),
+                                  f"{family}: validation accuracy, mean and 95 %", curves, words)
+            lines += [f"![accuracy against {against}]({picture.name})", ""]
+    return lines
 
 
 def draw_budget(path: Path, title: str, curves: dict[str, list[tuple[np.ndarray, np.ndarray]]], xlabel: str) -> Path:
@@ -35,11 +60,14 @@ def draw_budget(path: Path, title: str, curves: dict[str, list[tuple[np.ndarray,
     return save(figure, path)
 
 
-def draw_rounds(path: Path, title: str, points: list[tuple[str, int, float]]) -> Path:
-    """Accuracy against calls that must wait for each other."""
-    figure, (axis,) = panels(1, 1, (7.6, 4.0))
-    for method, rounds, accuracy in points:
-        axis.plot(rounds, 100 * accuracy, "o", color=COLOURS.get(method, REST), markersize=7, label=method)
+def draw_rounds(path: Path, title: str, points: list[tuple[str, int, list[float]]]) -> Path:
+    """Accuracy against calls that must wait for each other: mean and interval of a method's runs, beside each other where
+    several methods have as many rounds."""
+    figure, (axis,) = panels(1, 1, (8.6, 4.4))
+    alike = {rounds: [method for method, other, _ in points if other == rounds] for _, rounds, _ in points}
+    for method, rounds, shares in points:
+        place = rounds + 0.09 * (alike[rounds].index(method) - (len(alike[rounds]) - 1) / 2)
+        _bar(axis, place, shares, "o", color=COLOURS.get(method, REST), markersize=6, label=method)
     _percent_axis(axis, title)
     axis.set_xlabel("sequential rounds")
     axis.xaxis.get_major_locator().set_params(integer=True)
@@ -47,26 +75,35 @@ def draw_rounds(path: Path, title: str, points: list[tuple[str, int, float]]) ->
     return save(figure, path)
 
 
-def draw_parameters(path: Path, title: str, curves: dict[str, list[tuple[int, float]]]) -> Path:
-    """Accuracy against trainable parameters, a line per method."""
+def _bar(axis, x: float, shares: Sequence[float], form: str, **options) -> None:
+    mean, low, high = (100 * value for value in mean_interval(shares))
+    axis.errorbar([x], [mean], yerr=[[mean - low], [high - mean]], fmt=form, elinewidth=1, capsize=2, **options)
+
+
+def draw_parameters(path: Path, title: str, curves: dict[str, list[tuple[int, list[float]]]]) -> Path:
+    """Accuracy against trainable parameters, a line per method through the means of its runs."""
     figure, (axis,) = panels(1, 1, (7.6, 4.0))
-    for method, points in curves.items():
-        xs, ys = zip(*sorted(points))
-        axis.plot(xs, [100 * y for y in ys], "o-", color=COLOURS.get(method, REST), label=method)
+    for number, (method, points) in enumerate(curves.items()):
+        colour, aside = COLOURS.get(method, REST), 1.05 ** (number - (len(curves) - 1) / 2)
+        xs, runs = zip(*sorted(points))
+        axis.plot([x * aside for x in xs], [100 * np.mean(shares) for shares in runs], "-", color=colour, label=method)
+        for x, shares in zip(xs, runs):
+            _bar(axis, x * aside, shares, "o", color=colour, markersize=5)
     _percent_axis(axis, title)
     axis.set(xlabel="trainable parameters", xscale="log")
     axis.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False)
     return save(figure, path)
 
 
-def draw_grid(path: Path, title: str, graphs: list[str], sets: list[str], shares: list[list[float]]) -> Path:
-    """Accuracy as a table of colours: a row per graph, a column per depth."""
-    figure, (axis,) = panels(1, 1, (2.6 + 1.1 * len(sets), 1.0 + 0.42 * len(graphs)))
-    values = 100 * np.asarray(shares, float)
+def draw_grid(path: Path, title: str, graphs: list[str], sets: list[str], shares: list[list[list[float]]]) -> Path:
+    """Accuracy as a table of colours: a row per graph, a column per depth, in each the accuracies of its runs."""
+    figure, (axis,) = panels(1, 1, (2.6 + 1.25 * len(sets), 1.0 + 0.42 * len(graphs)))
+    values = np.asarray([[100 * np.mean(runs) if runs else np.nan for runs in row] for row in shares])
     axis.imshow(values, vmin=0, vmax=100, cmap="viridis", aspect="auto")
     for row, column in np.ndindex(values.shape):
         if not np.isnan(values[row, column]):
-            axis.text(column, row, f"{values[row, column]:.0f}", ha="center", va="center", fontsize=9,
+            mean, low, _ = (100 * value for value in mean_interval(shares[row][column]))
+            axis.text(column, row, f"{mean:.0f} ± {mean - low:.0f}", ha="center", va="center", fontsize=8,
                       color="black" if values[row, column] > 55 else "white")
     axis.set(xticks=range(len(sets)), yticks=range(len(graphs)), title=title)
     axis.set_xticklabels(sets, fontsize=8)

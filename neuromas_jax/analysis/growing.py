@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from neuromas_jax.analysis import claim_plots as plots
+from neuromas_jax.analysis.files import on_files
 from neuromas_jax.analysis.outcomes import Outcome, pairs
 from neuromas_jax.analysis.paired import Gap, mean_interval, paired_gap, steps_to
 from neuromas_jax.analysis.pooling import percent
@@ -73,36 +74,9 @@ def of_family(name: str, claim, found: Sequence[Outcome], family: str, workdir: 
         lines += [f"Best from scratch: {best}. Gap {rivals[best]} points. {text}", ""]
     lines += learned(found, family, claim.method)
     lines += on_files(claim, found, family)
-    for against in ("samples", "tokens"):
-        curves = {method: [cell.curve(outcome.config, against) for outcome in found
-                           for cell in outcome.trained(family, method).values()]
-                  for method in (claim.method, *claim.over, *claim.controls)}
-        path = plots.draw_budget(workdir / f"{name}_{family}_{against}.png", f"{family}: validation accuracy, mean and 95 %",
-                                 {method: runs for method, runs in curves.items() if runs},
-                                 "episodes, parents' included" if against == "samples" else "message tokens written in training")
-        lines += [f"![accuracy against {against}]({path.name})", ""]
+    methods = (claim.method, *claim.over, *claim.controls)
+    lines += plots.budgets(workdir / f"{name}_{family}", family, found, methods)
     return lines, good, whole
-
-
-def on_files(claim, found: Sequence[Outcome], family: str) -> list[str]:
-    """The family's BBH files, answered by what was trained on generated questions."""
-    lines = []
-    for name, _ in dict.fromkeys(one for outcome in found for one in outcome.files(family)):
-        rows = []
-        for method in (claim.method, *claim.over, *claim.controls):
-            both = [pairs(answers.get(claim.method, {}), answers.get(method, {}))
-                    for outcome in found for answers in [outcome.answers(family, name, None)]]
-            first, second = [one for ours, _ in both for one in ours], [one for _, theirs in both for one in theirs]
-            ends = np.cumsum([len(ours) for ours, _ in both])
-            strata = [list(range(end - len(ours), end)) for end, (ours, _) in zip(ends, both) if ours]
-            if first:
-                shares = [record["accuracy"] for record in second]
-                rows.append([method, percent(np.mean(shares)), ", ".join(map(percent, shares)),
-                             "–" if method == claim.method else str(paired_gap(first, second, strata))])
-        if rows:
-            lines += [f"The file {name}, which nothing was trained on:", "",
-                      *table(["method", "accuracy %", "by seed", f"{claim.method} − it, points"], rows)]
-    return lines
 
 
 def knob(record: dict) -> str:

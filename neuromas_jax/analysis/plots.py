@@ -18,7 +18,7 @@ COLOURS = {
     "graph_shuffled": "#999999", "graph_random": "#666666",
     "grown": "#B2182B", "grown_anew": "#F4A582", "parent_trained_on": "#D9A441",
     "graph_mixed": "#56B4E9", "graph_schedule": "#7570B3", "graph_tied": "#1B7837",
-    "roles_grpo": "#A6761D", "roles_dr_mas": "#E6AB02", "roles_critic": "#66A61E",
+    "malt": "#7F3C8D", "gptswarm": "#11A579", "roles_grpo": "#A6761D", "roles_dr_mas": "#E6AB02", "roles_critic": "#66A61E",
 }
 LABEL_COLOURS = ("#56B4E9", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#F0E442", "#0072B2", "#A6761D", "#B2A1E0", "#7FC97F")
 REST = "#BBBBBB"

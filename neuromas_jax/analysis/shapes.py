@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 
 from neuromas_jax.analysis import claim_plots as plots
+from neuromas_jax.analysis.files import on_files
 from neuromas_jax.analysis.outcomes import Outcome, pairs
-from neuromas_jax.analysis.paired import paired_gap
+from neuromas_jax.analysis.paired import Gap, paired_gap
 from neuromas_jax.analysis.pooling import percent
 from neuromas_jax.analysis.report import table
 from neuromas_jax.analysis.verdict import Verdict, judge
@@ -61,12 +62,13 @@ def grid(outcome: Outcome, families: list[str], method: str):
         graph = family_graph(outcome.config, outcome.config.families[family])[0]
         own = [outcome.answers(family, suffix if depth is None else family + suffix, depth).get(method, {})
                for suffix, depth in sets]
-        means = [np.mean([record["accuracy"] for record in one.values()]) if one else np.nan for one in own]
-        shares.append((family, means))
+        runs = [[record["accuracy"] for record in one.values()] for one in own]
+        means = [np.mean(one) if one else np.nan for one in runs]
+        shares.append((family, runs))
         rows.append([family, f"{graph}", graph.size, graph.rounds, *("–" if np.isnan(mean) else percent(mean) for mean in means),
                      ", ".join(percent(record["accuracy"]) for record in target.values())])
     header = ["family", "graph", "nodes", "rounds", *names, "by seed, deepest"]
-    return rows, header, ([name for name, _ in shares], names, [means for _, means in shares])
+    return rows, header, ([name for name, _ in shares], names, [runs for _, runs in shares])
 
 
 def test_search(name: str, claim, found: Sequence[Outcome], workdir: Path) -> Verdict:
@@ -81,28 +83,23 @@ def test_search(name: str, claim, found: Sequence[Outcome], workdir: Path) -> Ve
     for family, chosen in searched.config.families.items():
         ours = searched.answers(family, *searched.target(family)).get(claim.method, {})
         calls = chosen.search.calls or family_graph(searched.config, chosen)[0].size
-        rivals = {}
-        for outcome in others:
-            for other, settings in outcome.config.families.items():
-                if settings.task != chosen.task or family_graph(outcome.config, settings)[0].size != calls:
-                    continue
-                records = outcome.answers(other, *outcome.target(other)).get("graph", {})
-                finished &= len(records) == len(outcome.config.seeds)
-                rivals |= {f"{outcome.name}/{other}": records} if records else {}
+        alike = [(outcome, other) for outcome in others for other, settings in outcome.config.families.items()
+                 if settings.task == chosen.task and family_graph(outcome.config, settings)[0].size == calls]
+        by_hand = [outcome.answers(other, *outcome.target(other)).get("graph", {}) for outcome, other in alike]
+        finished &= all(len(records) == len(outcome.config.seeds) for records, (outcome, _) in zip(by_hand, alike))
         finished &= len(ours) == len(searched.config.seeds)
-        if not ours or not rivals:
+        if not ours or not any(by_hand):
             continue
-        means = {other: np.mean([record["accuracy"] for record in records.values()]) for other, records in rivals.items()}
-        best = max(means, key=means.get)
-        rows = [[f"searched: {', '.join(dict.fromkeys(record['topology'] for record in ours.values()))}",
-                 percent(np.mean([record["accuracy"] for record in ours.values()])),
-                 ", ".join(percent(record["accuracy"]) for record in ours.values()), "–"]]
-        for other, records in rivals.items():
-            count = min(len(ours), len(records))  # seeds of one side mean nothing to the other: paired in their order
-            gap = paired_gap(list(ours.values())[:count], list(records.values())[:count])
-            rows.append([other, percent(means[other]), ", ".join(percent(one["accuracy"]) for one in records.values()), str(gap)])
-            won += [family] * (other == best and gap.mean >= 0)
-        lines += [f"### {family}, graphs of {calls} calls", "", *table(["graph", "accuracy %", "by seed", "gap, points"], rows)]
+        rows, best = beside(ours, {f"{outcome.name}/{other}": records for (outcome, other), records in zip(alike, by_hand)})
+        won += [family] * (best.mean >= 0)
+        lines += [f"### {family}, graphs of {calls} calls", "", *table(BESIDE, rows)]
+        for file, _ in searched.files(family):
+            others_there = {f"{outcome.name}/{other}": outcome.answers(other, file, None).get("graph", {})
+                            for outcome, other in alike}
+            answered = searched.answers(family, file, None).get(claim.method, {})
+            if answered and any(others_there.values()):
+                lines += [f"The file {file}, which nothing was trained on:", "",
+                          *table(BESIDE, beside(answered, others_there)[0])]
         for seed, cell in searched.trained(family, claim.method).items():
             lines += [f"- seed {seed}: " + "; ".join(
                 f"step {one['step']}: {one['graph']} at {percent(one['accuracy'])} %, tried "
@@ -113,6 +110,26 @@ def test_search(name: str, claim, found: Sequence[Outcome], workdir: Path) -> Ve
         lines.append("")
     return Verdict(*judge(won, claim.families, finished, "At least as accurate as the best hand-set graph of as many calls on"),
                    tuple(lines))
+
+
+BESIDE = ["graph", "accuracy %", "by seed", "gap, points"]
+
+
+def beside(ours: dict[int, dict], rivals: dict[str, dict[int, dict]]) -> tuple[list, Gap]:
+    """Rows of searched graphs and of those set by hand, and the gap to the best of the latter. Seeds of one side mean nothing to
+    the other, so they are paired in their order."""
+    def row(title, records, gap):
+        shares = [record["accuracy"] for record in records.values()]
+        return [title, percent(np.mean(shares)), ", ".join(map(percent, shares)), str(gap)]
+
+    rows, gaps = [row(f"searched: {', '.join(dict.fromkeys(one['topology'] for one in ours.values()))}", ours, "–")], {}
+    for title, records in rivals.items():
+        if records:
+            count = min(len(ours), len(records))
+            gap = paired_gap(list(ours.values())[:count], list(records.values())[:count])
+            rows.append(row(title, records, gap))
+            gaps[np.mean([record["accuracy"] for record in records.values()])] = gap
+    return rows, gaps[max(gaps)]
 
 
 def test_parameters(name: str, claim, found: Sequence[Outcome], workdir: Path) -> Verdict:
@@ -135,16 +152,18 @@ def test_parameters(name: str, claim, found: Sequence[Outcome], workdir: Path) -
                 if not theirs:
                     ahead.append(False)
                     continue
-                mean, count = float(np.mean([record["accuracy"] for record in theirs])), theirs[0]["trainable_parameters"]
+                shares, count = [record["accuracy"] for record in theirs], theirs[0]["trainable_parameters"]
                 gap = paired_gap(ours, theirs) if method != claim.method else None
                 ahead += [whole and gap.above] if gap else []
-                curves.setdefault(method, []).append((count, mean))
-                rows.append([outcome.config.adapters.rank, method, f"{count:,}", percent(mean),
-                             ", ".join(percent(record["accuracy"]) for record in theirs), str(gap or "–")])
+                curves.setdefault(method, []).append((count, shares))
+                rows.append([outcome.config.adapters.rank, method, f"{count:,}", percent(np.mean(shares)),
+                             ", ".join(map(percent, shares)), str(gap or "–")])
         if not rows:
             continue
         lines += [f"### {family}", "", *table(["rank", "method", "parameters", "accuracy %", "by seed", "gap, points"], rows)]
         path = plots.draw_parameters(workdir / f"{name}_{family}.png", f"{family}: accuracy against trainable parameters", curves)
         lines += [f"![accuracy against parameters]({path.name})", ""]
+        for outcome in [one for one in found if family in one.config.families]:
+            lines += on_files(claim, [outcome], family, f", at rank {outcome.config.adapters.rank}")
         won += [family] * (bool(ahead) and all(ahead))
     return Verdict(*judge(won, claim.families, finished, "Ahead of each rival at every number of parameters on"), tuple(lines))
