@@ -20,6 +20,7 @@ from neuromas_jax.backbone import init_backbone, save_backbone
 from neuromas_jax.backbone.hub import EMBEDDED
 from neuromas_jax.parallel import distributed
 from neuromas_jax.train import checkpoint
+from tests.test_checkpoint import BELONGS, same, state
 from tests.tiny import tiny_config
 
 ROOT = Path(__file__).parents[1]
@@ -87,16 +88,58 @@ print(jax.process_index(), len(seen), distributed.gathered({"own": jax.process_i
 """
 
 
-def test_each_process_judges_its_share_and_all_have_all_verdicts():
-    """Of seven rows and of one, more than the first process has any of; a text that is none in UTF-8 is carried as well."""
+RESTORING = """
+import sys
+from pathlib import Path
+from jax.sharding import NamedSharding, PartitionSpec
+import numpy as np
+from neuromas_jax.parallel.mesh import MeshShape, make_mesh
+from neuromas_jax.parallel.place import everywhere
+from neuromas_jax.train import checkpoint
+from tests.test_checkpoint import BELONGS, plain, state
+
+folder, mesh, wanted = Path(sys.argv[1]), make_mesh(MeshShape(1, 3, 1), jax.devices()), plain(state(2))
+rows = NamedSharding(mesh, PartitionSpec("data"))
+like = everywhere(state(0), mesh)
+like["bank"] = jax.make_array_from_callback((3, 2, 64, 8), rows, lambda index: 0 * wanted["bank"][index])
+found = checkpoint.restore(folder, like, BELONGS, 5)
+for name, array in found.items():
+    for part in (jax.random.key_data(array) if name == "key" else array).addressable_shards:
+        assert (np.asarray(part.data) == wanted[name][part.index]).all(), name
+        print(name, part.data.shape, "as saved", flush=True)
+checkpoint.save(folder, 4, found, BELONGS)
+"""
+
+
+@pytest.fixture(scope="module")
+def three(tmp_path_factory):
+    """What each of three processes said, and the checkpoints: this process saved step 2, and they together step 4."""
+    checkpoints = tmp_path_factory.mktemp("checkpoints")
+    checkpoint.save(checkpoints, 2, state(2), BELONGS)
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{free_port()}",
                    "JAX_NUM_PROCESSES": "3"}
-    started = [subprocess.Popen([sys.executable, "-c", JUDGING], cwd=ROOT, env={**environment, "JAX_PROCESS_ID": str(number)},
-                                text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) for number in range(3)]
+    started = [subprocess.Popen([sys.executable, "-c", JUDGING + RESTORING, str(checkpoints)], cwd=ROOT, text=True,
+                                env={**environment, "JAX_PROCESS_ID": str(number)}, stdout=subprocess.PIPE,
+                                stderr=subprocess.STDOUT) for number in range(3)]
     said = [process.communicate(timeout=200)[0] for process in started]
     assert all(process.returncode == 0 for process in started), said
-    for number, (text, count) in enumerate(zip(said, (4, 2, 2))):
+    return said, checkpoints
+
+
+def test_each_process_judges_its_share_and_all_have_all_verdicts(three):
+    """Of seven rows and of one, more than the first process has any of; a text that is none in UTF-8 is carried as well."""
+    for number, (text, count) in enumerate(zip(three[0], (4, 2, 2))):
         assert f"{number} {count} [{{'own': 0}}, {{'own': 1}}, {{'own': 2}}]" in text
+
+
+def test_another_number_of_processes_restores_the_same_bits(three):
+    """Three read what one saved, each its own row of an array that is spread over them, and one reads what the three saved."""
+    said, checkpoints = three
+    for text in said:
+        assert all(f"{name} {shape} as saved" in text for name, shape in (
+            ("bank", (1, 2, 64, 8)), ("half", (5,)), ("key", (2,)), ("step", ())))
+    assert checkpoint.steps(checkpoints) == [2, 4]
+    assert same(checkpoint.load(checkpoints, 4, state(0)), state(2))
 
 
 @pytest.fixture(scope="module")
@@ -137,17 +180,24 @@ def test_many_processes_do_what_one_does(folder, tmp_path, mesh="node=2,data=2",
     assert not list(tmp_path.rglob(".[0-9]*"))  # nothing half written is left
 
 
+def wait_for(checkpoints, step, processes):
+    """Waits until a checkpoint of `step` or a later one is there."""
+    until = time.monotonic() + 500
+    while not checkpoint.steps(checkpoints) or checkpoint.steps(checkpoints)[-1] < step:
+        assert all(process.poll() is None for process in processes) and time.monotonic() < until
+        time.sleep(0.02)
+
+
 @pytest.mark.slow
-def test_a_process_that_dies_ends_the_others_and_the_run_goes_on(folder, tmp_path):
-    """The one that is left says so at once, with a status that launchers start a run again on; first the second dies, then the
-    first, which the others wait for. At last the newest checkpoint is damaged, and both go on from the one before."""
+def test_a_process_that_dies_or_is_told_to_end_ends_the_others_and_any_number_goes_on(folder, tmp_path):
+    """One that is left by a kill says so at once, with a status that launchers start a run again on; first the second dies, then
+    the first, which the others wait for. Then the newest checkpoint is damaged: both go on from the one before, until the second
+    is told to end, which both do after the same step. One process goes on there, and two after it, to the end of a run that
+    nobody disturbed."""
     checkpoints, step = tmp_path / "many" / "train" / "listops" / "graph_seed0" / "checkpoints", 0
     for killed in (1, 0):
         processes = start(folder, tmp_path / "many", "data=2", 2, 1, steps=1000)
-        until = time.monotonic() + 500
-        while not checkpoint.steps(checkpoints) or checkpoint.steps(checkpoints)[-1] < step + 2:
-            assert all(process.poll() is None for process in processes) and time.monotonic() < until
-            time.sleep(0.02)
+        wait_for(checkpoints, step + 2, processes)
         processes.pop(killed).kill()
         said = processes[0].communicate(timeout=60)[0]
         if processes[0].returncode != -signal.SIGABRT:  # JAX's own watch was quicker, and aborts
@@ -157,11 +207,22 @@ def test_a_process_that_dies_ends_the_others_and_the_run_goes_on(folder, tmp_pat
         assert 2 <= step < 1000
     damaged = max((checkpoints / f"step_{step:06d}").rglob("*"), key=lambda path: path.stat().st_size)
     damaged.write_bytes(damaged.read_bytes()[:-100])
-    said = run(folder, tmp_path / "many", "data=2", 2, 1, steps=step + 2)
-    assert all(f"step_{step:06d} is damaged" in text and "an older one is looked for" in text for text in said)
-    run(folder, tmp_path / "one", "data=2", 1, 2, steps=step + 2)
-    for name, array in left(tmp_path / "one")[2].items():
-        np.testing.assert_allclose(left(tmp_path / "many")[2][name], array, rtol=2e-3, atol=2e-5)
+    processes = start(folder, tmp_path / "many", "data=2", 2, 1, steps=1000)
+    wait_for(checkpoints, step + 2, processes)
+    processes[1].send_signal(signal.SIGTERM)
+    told = [process.communicate(timeout=60)[0] for process in processes]
+    assert all(f"step_{step:06d} is damaged" in text and "an older one is looked for" in text for text in told)
+    step = checkpoint.steps(checkpoints)[-1]
+    for process, text in zip(processes, told):
+        assert process.returncode == distributed.EXIT and f"told to end, and saved step {step} in" in text, text[-3000:]
+    assert step < 1000
+    run(folder, tmp_path / "many", "data=2", 1, 2, steps=step + 2)
+    run(folder, tmp_path / "many", "data=2", 2, 1, steps=step + 4)
+    run(folder, tmp_path / "one", "data=2", 1, 2, steps=step + 4)
+    (metrics, _, bank), (wanted, _, one) = left(tmp_path / "many"), left(tmp_path / "one")
+    assert wanted[-1]["step"] == step + 4 and {line["step"] for line in wanted} <= {line["step"] for line in metrics}
+    for name, array in one.items():
+        np.testing.assert_allclose(bank[name], array, rtol=2e-3, atol=2e-5)
 
 
 @pytest.mark.parametrize("environment, message", [
