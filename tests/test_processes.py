@@ -1,6 +1,7 @@
 """Runs of many processes on CPU devices: own processes, joined over the loopback, that write what one process with as many
 devices writes."""
 
+import dataclasses
 import json
 import os
 from pathlib import Path
@@ -9,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 
 import jax
@@ -33,6 +35,7 @@ def get_config():
     config.families = dict(listops=dict(options=dict(depths=(1,), weights=(1.0,), held_out_depth=2), buckets=(32,)))
     config.graph = dict(topology="2-1")
     config.rollout = dict(questions=4, group=4, temperature=2.0)
+    config.objective = dict(entropy_bonus=0.1)  # a random backbone earns nothing, and would learn nothing
     config.training = dict(steps={steps}, evaluate_every=2, checkpoint_every=2, validation_questions=4)
     config.test_questions = 4
     return config
@@ -55,14 +58,27 @@ def start(folder, workdir, mesh, processes, devices, steps=4):
         environment |= {"JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{free_port()}", "JAX_NUM_PROCESSES": str(processes)}
     command = [sys.executable, "-m", "neuromas_jax.main", f"--config={config}", f"--workdir={workdir}",
                "--compilation_cache=~/.cache/neuromas_jax/tests"]
-    return [subprocess.Popen(command, cwd=ROOT, env={**environment, "JAX_PROCESS_ID": str(number)}, text=True,
-                             stdout=subprocess.PIPE, stderr=subprocess.STDOUT) for number in range(processes)]
+    started = []
+    for number in range(processes):
+        words = tempfile.TemporaryFile("w+")  # no pipe: it would fill up, and what writes to it would wait for its reader
+        started.append(subprocess.Popen(command, cwd=ROOT, env={**environment, "JAX_PROCESS_ID": str(number)}, stdout=words,
+                                        stderr=subprocess.STDOUT))
+        started[-1].words = words
+    return started
+
+
+def ended(process, seconds=60):
+    """Waits until a process of `start` has ended; what it said."""
+    process.wait(seconds)
+    with process.words as words:
+        words.seek(0)
+        return words.read()
 
 
 def run(*arguments, **options):
     """Starts the processes and waits for all; what they said."""
     started = start(*arguments, **options)
-    said = [process.communicate(timeout=550)[0] for process in started]
+    said = [ended(process, 550) for process in started]
     assert all(process.returncode == 0 for process in started), said[0][-3000:]
     return said
 
@@ -146,7 +162,8 @@ def test_another_number_of_processes_restores_the_same_bits(three):
 def folder(tmp_path_factory):
     place = tmp_path_factory.mktemp("processes")
     backbone = init_backbone(tiny_config(num_hidden_layers=1), jax.random.key(0))
-    save_backbone(backbone, place / "model")
+    louder = {**backbone.params, "embed": 20 * backbone.params["embed"]}  # else every word is as likely: no entropy to gain
+    save_backbone(dataclasses.replace(backbone, params=louder), place / "model")
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(EMBEDDED / name, place / "model")
     return place
@@ -199,7 +216,7 @@ def test_a_process_that_dies_or_is_told_to_end_ends_the_others_and_any_number_go
         processes = start(folder, tmp_path / "many", "data=2", 2, 1, steps=1000)
         wait_for(checkpoints, step + 2, processes)
         processes.pop(killed).kill()
-        said = processes[0].communicate(timeout=60)[0]
+        said = ended(processes[0])
         if processes[0].returncode != -signal.SIGABRT:  # JAX's own watch was quicker, and aborts
             assert processes[0].returncode == distributed.EXIT, said[-3000:]
             assert "another process of this run is gone, its own log says why" in said
@@ -210,7 +227,7 @@ def test_a_process_that_dies_or_is_told_to_end_ends_the_others_and_any_number_go
     processes = start(folder, tmp_path / "many", "data=2", 2, 1, steps=1000)
     wait_for(checkpoints, step + 2, processes)
     processes[1].send_signal(signal.SIGTERM)
-    told = [process.communicate(timeout=60)[0] for process in processes]
+    told = [ended(process) for process in processes]
     assert all(f"step_{step:06d} is damaged" in text and "an older one is looked for" in text for text in told)
     step = checkpoint.steps(checkpoints)[-1]
     for process, text in zip(processes, told):
