@@ -41,7 +41,7 @@ def rivals():
         families=dict(listops=LISTOPS, parts=PARTS, navigate=NAVIGATE), order=("listops", "parts", "navigate"),
         methods=("graph", *RIVALS, *CONTROLS), seeds=SEEDS["three"],
         sweep=dict(learning_rates=(2.5e-4, 5e-4, 1e-3, 2e-3), seed=100),
-        training=dict(steps=150, evaluate_every=30, checkpoint_every=75),
+        training=dict(steps=150, evaluate_every=30, checkpoint_every=75, influence_every=150),
     )
 
 

@@ -110,12 +110,12 @@ def main(arguments):
     except preemption.Preempted as error:
         print(f"{error}; the same command goes on there", file=sys.stderr)
         sys.exit(distributed.EXIT)
-    except (ValueError, FloatingPointError, RuntimeError, OSError) as error:
+    except Exception as error:  # a defect too: one of many processes must not wait for the others on its way out
         logging.exception("stopped")
         distributed.stop(error, 1)
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from the last checkpoints", file=sys.stderr)
-        sys.exit(130)
+        distributed.end(130)
 
 
 if __name__ == "__main__":
