@@ -128,7 +128,7 @@ def main() -> None:
         (folder / "config.py").write_text(CONFIG)
         finish(folder, "first", given.steps)  # fills the cache of compiled programs
         seconds = finish(folder, "whole", given.steps) / (given.steps - 1)
-        most = 1.4 * seconds * given.steps / given.kills  # on average 0.7 of a kill's share: what starts, runs slower at first
+        most = seconds * given.steps / given.kills  # half of a share on average: a machine may be faster later
         for number in range(1, given.kills + 1):
             write({"kill": number, **kill(folder, given.steps, draw.uniform(0, most))})
         said = (folder / "killed.log").stat().st_size
