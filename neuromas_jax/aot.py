@@ -34,7 +34,7 @@ from neuromas_jax.text.tokenizer import load_tokenizer
 from neuromas_jax.train.run import Compiled, Parts, Run, make_run
 
 GIB = 2**30
-QWEN3 = dict(vocab_size=151_936, head_dim=128, num_key_value_heads=8, dtype="bfloat16")
+QWEN3 = dict(vocab_size=151_936, head_dim=128, num_key_value_heads=8, dtype="bfloat16", max_position_embeddings=40_960)
 SHAPES = {  # of the models' own config.json
     "qwen3-0.6b": DecoderConfig(hidden_size=1024, intermediate_size=3072, num_hidden_layers=28, num_attention_heads=16, **QWEN3),
     "qwen3-8b": DecoderConfig(hidden_size=4096, intermediate_size=12288, num_hidden_layers=36, num_attention_heads=32,

@@ -12,7 +12,7 @@ from neuromas_jax.backbone.adapters import bank_parameters
 from neuromas_jax.backbone.families import read_fields
 from neuromas_jax.config import parse
 from neuromas_jax.experiments.dry_run import dry_run, memory, prompt_lengths
-from neuromas_jax.train.run import make_run
+from neuromas_jax.train.run import load_parts, make_run
 from tests.test_families import REAL
 
 SMALL = dict(families=dict(listops=dict(buckets=(24, 48), topology="2-1", message_tokens=4)),
@@ -43,6 +43,49 @@ def test_the_numbers_are_those_of_the_arrays():
     few = memory(dataclasses.replace(run, program=dataclasses.replace(run.program, update_nodes=1)), 48)["kept for the way back"]
     assert few == needed["kept for the way back"] * max(first / 2, last) / (first + last)  # one node of a layer, not all of both
     assert needed["keys and values"] == widest * 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * 4
+
+
+def with_context(limit, **changes):
+    """The run of a small graph on the embedded backbone, as if that had positions for so many tokens."""
+    parts = load_parts("embedded")
+    decoder = dataclasses.replace(parts.backbone.config, max_position_embeddings=limit)
+    parts = dataclasses.replace(parts, backbone=dataclasses.replace(parts.backbone, config=decoder))
+    config = parse(SMALL | dict(prompt=dict(slot="<from{place}>")) | changes)
+    return make_run(config, "listops", config.methods[0], parts=parts)
+
+
+def test_an_inbox_that_does_not_fit_the_decoder_is_an_error_that_says_how_to_wire():
+    """Node 8 of 8-4-1 reads 8 messages of 4 tokens with their labels: 54 for question and template, 40, and 4."""
+    wide = dict(families=dict(listops=dict(buckets=(24, 48), topology="8-4-1", message_tokens=4)))
+    assert prompt_lengths(with_context(None, **wide), 48)[8] == (52, 42)  # start, question and tag; inbox and cue
+    assert with_context(98, **wide)
+    with pytest.raises(ValueError, match=(
+            "^method 'graph' on task 'listops': node 8 .layer 2, agent 1. of the graph 8-4-1 may need 98 tokens .a question of "
+            "48, the largest bucket; 6 of the template; an inbox of 40 from 8 senders; a message of 4., and the decoder has "
+            "positions for 80 .max_position_embeddings.; let a node read 4 senders at most: wire sparsely, with graph.edges "
+            "'tree', 'window:4' or 'random:4'; or lower message_tokens or buckets, or take a backbone with a longer context$")):
+        with_context(80, **wide)
+    for edges in ("tree", "window:4", "random:4"):
+        assert with_context(80, **wide, graph=dict(edges=edges))
+
+
+@pytest.mark.parametrize("limit, topology, changes, way", [
+    (70, "8-1", {}, "let a node read 2 senders at most: wire .* and layers in between, such as '8-4-2-1'; or"),
+    (70, "4-2-1-1", dict(graph=dict(reads="all")), "let layers read the one before alone, graph.reads 'previous', lower"),
+    (65, "8-4-1", {}, "lower message_tokens"),  # one sender at most: nothing could come together
+    (50, "8-4-1", {}, "lower message_tokens"),
+    (70, "4-2-1", dict(methods=("chain_equal_calls",)), "drop the method, lower message_tokens or buckets, or take a backbone"),
+])
+def test_what_to_do_is_what_helps(limit, topology, changes, way):
+    families = dict(listops=dict(buckets=(24, 48), topology=topology, message_tokens=4))
+    with pytest.raises(ValueError, match=f"positions for {limit} .max_position_embeddings.; {way}"):
+        with_context(limit, families=families, **changes)
+
+
+def test_layers_in_between_do_what_the_error_says():
+    families = dict(listops=dict(buckets=(24, 48), topology="8-4-2-1", message_tokens=4))
+    for edges in ("tree", "window:2", "random:2"):
+        assert with_context(70, families=families, graph=dict(edges=edges))
 
 
 def test_the_papers_number_of_parameters():

@@ -60,6 +60,8 @@ def test_choices_of_real_models():
     assert configs["Mistral-7B-v0.1"].kinds == (Kind(4096, 1e4, None),)
     gemma = configs["gemma-3-1b"]
     assert gemma.kinds == (Kind(512, 1e4, None), far) and gemma.layer_kinds == ((0,) * 5 + (1,)) * 4 + (0, 0)
+    assert read_fields(dict(REAL["Qwen3-0.6B"][1], max_position_embeddings=40960), "").max_position_embeddings == 40960
+    assert gemma.max_position_embeddings is None  # the file names none here
     assert gemma.query_scale == 1 / 16 and gemma.tie_word_embeddings and gemma.embed_scale == pytest.approx(33.94, abs=0.01)
 
 
@@ -85,7 +87,7 @@ def test_config_written_and_read_again_is_the_same(name):
 
 def test_what_only_other_families_have_leaves_a_qwen3_backbone_its_name():
     """Checkpoints know a backbone by the text of its config: what was trained before stays valid."""
-    config = read_fields(REAL["Qwen3-0.6B"][1], "")
+    config = read_fields(dict(REAL["Qwen3-0.6B"][1], max_position_embeddings=40960), "")
     assert repr(config) == (
         "DecoderConfig(vocab_size=151936, hidden_size=1024, intermediate_size=3072, num_hidden_layers=28, "
         "num_attention_heads=16, num_key_value_heads=8, head_dim=128, rms_norm_eps=1e-06, rope_theta=1000000.0, "

@@ -43,8 +43,8 @@ def test_messages_may_hold_no_added_token_and_no_unknown_id():
             assert set(label) <= set(sampling.forbidden)  # nobody can write the label of a slot
 
 
-def program(topology, template=PromptTemplate(), words=None):
-    words, graph = words or tokenizer(), text_graph(topology)
+def program(topology, template=PromptTemplate(), words=None, edges=None):
+    words, graph = words or tokenizer(), text_graph(topology, edges=edges)
     return make_program(graph, node_slots(graph), template, words, make_sampling(words, SIZE), 2, 1)
 
 
@@ -52,9 +52,14 @@ def test_a_template_that_a_message_could_write_is_refused():
     """Labels of as many senders as the tokenizer has; a 17th falls apart into bytes, which anybody may write."""
     assert len(program("16-1").prompts[1].slots) == 16
     with pytest.raises(ValueError, match=r"layer 2: the label of sender 17, '<from17>', is made of tokens .* that any message "
-                                         r"may write.*start prompt.slot with .*<from1>.* or let a node read 16 senders at most"):
+                                         r"may write.*start prompt.slot with .*<from1>.* or let a node read 16 senders at most: "
+                                         "wire sparsely, with graph.edges 'tree', 'window:16' or 'random:16' and layers in "
+                                         "between, such as '17-2-1', and count labels within each inbox, "
+                                         "prompt.slot='<from{place}>'$"):
         program("17-1")
     assert program("17-1", PromptTemplate(slot="<from1> {k}"))
+    for edges in ("tree", "window:16", "random:16"):  # what the error says
+        assert program("17-2-1", PromptTemplate(slot="<from{place}>"), edges=edges)
 
 
 @pytest.mark.parametrize("template, message", [

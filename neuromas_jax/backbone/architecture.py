@@ -49,6 +49,8 @@ class DecoderConfig:
       post_norms: what attention and MLP give is normed too, before it is added (Gemma 3).
       embed_scale: what embeddings are multiplied by.
       query_scale: what scores are multiplied by; `head_dim ** -0.5` by default.
+      max_position_embeddings: tokens that prompt and message may have together; None where the model names no limit. It changes
+        nothing that is computed.
     """
 
     vocab_size: int
@@ -73,10 +75,12 @@ class DecoderConfig:
     post_norms: bool = dataclasses.field(default=False, repr=False)
     embed_scale: float = dataclasses.field(default=1.0, repr=False)
     query_scale: float | None = dataclasses.field(default=None, repr=False)
+    max_position_embeddings: int | None = dataclasses.field(default=None, repr=False)
 
     def __repr__(self) -> str:
         """Sizes, and the choices that are not Qwen3's. Checkpoints know a backbone by it: a new choice leaves old ones valid."""
-        shown = [field for field in dataclasses.fields(self) if field.repr or getattr(self, field.name) != field.default]
+        shown = [field for field in dataclasses.fields(self) if field.name != "max_position_embeddings" and (
+            field.repr or getattr(self, field.name) != field.default)]
         return f"DecoderConfig({', '.join(f'{field.name}={getattr(self, field.name)!r}' for field in shown)})"
 
     def site_shape(self, site: str) -> tuple[int, int]:

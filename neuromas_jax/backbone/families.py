@@ -95,6 +95,8 @@ def read_fields(fields: Mapping[str, Any], where: str) -> DecoderConfig:
     if family.gemma:
         extra = dict(norm_from_one=True, post_norms=True, embed_scale=sizes["hidden_size"] ** 0.5,
                      query_scale=float(_whole(fields, "query_pre_attn_scalar", where, default=256)) ** -0.5)
+    if fields.get("max_position_embeddings") is not None:
+        extra["max_position_embeddings"] = _whole(fields, "max_position_embeddings", where)
     switched = [site for option, sites in family.bias_options.items() if fields.get(option) for site in sites]
     return DecoderConfig(
         **sizes, **extra, **_rotary(family, fields, where), rms_norm_eps=float(fields.get("rms_norm_eps", 1e-6)),
@@ -111,6 +113,8 @@ def write_fields(config: DecoderConfig) -> dict[str, Any]:
                "tie_word_embeddings": config.tie_word_embeddings, "dtype": config.dtype,
                "hidden_activation" if family.gemma else "hidden_act": config.activation}
     fields |= {option: set(sites) <= set(config.biases) for option, sites in family.bias_options.items()}
+    if config.max_position_embeddings:
+        fields["max_position_embeddings"] = config.max_position_embeddings
     fields["rope_theta"] = config.rope_theta  # version 4; version 5 reads rope_parameters
     far = {"rope_type": "default", "rope_theta": config.rope_theta, **_written(config.rope_scaling)}
     fields["rope_parameters"] = far

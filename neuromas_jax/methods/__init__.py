@@ -102,6 +102,7 @@ WHOLE = (  # methods without stages
     "single_equal_parameters", "single_equal_tokens", "chain_equal_calls", "vote_equal_tokens", *ROLES, "gptswarm", *FROZEN,
 )
 METHODS = (*WHOLE, "malt", *GROWN, "searched")
+WIRED = ("graph", "graph_untrained", "graph_shared_adapter", "graph_blanked", "graph_shuffled", *GROWN)  # as config.graph says
 TRAINED = (
     "graph", "graph_shared_adapter", "graph_random", "single_equal_parameters", "single_equal_tokens", "chain_equal_calls",
     *ROLES, "gptswarm", "malt", *GROWN, "searched")

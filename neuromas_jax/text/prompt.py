@@ -118,13 +118,66 @@ def check_unforgeable(prompts: Sequence[LayerPrompt], tokenizer: Tokenizer, forb
             if closed.intersection(ids):
                 continue
             allowed = sorted(closed & tokenizer.added_ids)
-            fewer = f", or let a node read {place} senders at most" if field == "slot" and place else ""
+            fewer = ""
+            if field == "slot" and place:
+                count = "" if prompt.by_place else ", and count labels within each inbox, prompt.slot='<from{place}>'"
+                fewer = (f", or let a node read {place} senders at most: {sparse(place, len(prompt.slots), len(prompt.tails))}"
+                         f"{count}")
             raise ValueError(
                 f"layer {layer}: the {name}, {tokenizer.decode(ids, keep_added=True)!r}, is made of tokens {list(ids)} "
                 f"that any message may write, so a message could forge it; start prompt.{field} with one of the tokenizer's "
                 f"added tokens ({', '.join(tokenizer.decode([token], keep_added=True) for token in allowed) or 'it has none'}), "
                 f"or add the segment to the tokenizer as an added token{fewer}"
             )
+
+
+def sparse(most: int, senders: int, width: int) -> str:
+    """How to wire a layer of `width` nodes so that none reads more than `most` of its senders, in words."""
+    widths = [senders]
+    while most > 1 and widths[-1] > width * most:
+        widths.append(-(-widths[-1] // most))
+    between = f" and layers in between, such as '{'-'.join(map(str, [*widths, width]))}'" if len(widths) > 1 else ""
+    return f"wire sparsely, with graph.edges 'tree', 'window:{most}' or 'random:{most}'{between}"
+
+
+def check_context(graph: TextGraph, prompts: Sequence[LayerPrompt], bucket: int, limit: int | None, wired: bool = True) -> None:
+    """What a node reads and writes must fit the positions that the decoder has.
+
+    Args:
+      graph: the graph.
+      prompts: of its layers.
+      bucket: tokens of the longest question.
+      limit: tokens of prompt and message together; None for any number.
+      wired: whether the config's `graph` says who reads whom, and not a method.
+
+    Raises:
+      ValueError: names the node that needs most, its tokens, the limit, and what to do.
+    """
+    needs = []
+    for number, (layer, prompt) in enumerate(zip(graph.layers, prompts)):
+        lengths = [graph.layers[source].message_tokens for source in layer.reads for _ in range(graph.layers[source].width)]
+        for node, tail, inbox in zip(graph.nodes(number), prompt.tails, graph.inboxes(number)):
+            read = [len(label) + lengths[k] for label, k in zip(prompt.labels(inbox), inbox)]
+            others = len(prompt.start) + len(tail) + (len(prompt.cue) if layer.reads else 0)
+            needs.append((bucket + others + sum(read) + layer.message_tokens, node, others, read))
+    total, node, others, read = max(needs, key=lambda need: need[0])
+    if limit is None or total <= limit:
+        return
+    number, index = graph.place(node)
+    layer, senders = graph.layers[number], len(graph.senders(number))
+    most = (limit - total + sum(read)) // max(read, default=1)
+    way = ""
+    if not wired:
+        way = "drop the method, "
+    elif most >= -(-senders // layer.width) or most > 1 and len(layer.reads) == 1:
+        way = f"let a node read {most} senders at most: {sparse(most, senders, layer.width)}; or "
+    elif len(layer.reads) > 1:
+        way = "let layers read the one before alone, graph.reads 'previous', "
+    raise ValueError(
+        f"node {node} (layer {number + 1}, agent {index + 1}) of the graph {graph} may need {total} tokens (a question of "
+        f"{bucket}, the largest bucket; {others} of the template; an inbox of {sum(read)} from {len(read)} senders; a message of "
+        f"{layer.message_tokens}), and the decoder has positions for {limit} (max_position_embeddings); {way}lower "
+        "message_tokens or buckets, or take a backbone with a longer context")
 
 
 def pack(

@@ -20,7 +20,7 @@ from neuromas_jax.backbone.huggingface import weights_checksum
 from neuromas_jax.backbone.kernels import check_attention
 from neuromas_jax.backbone.peft import start_from
 from neuromas_jax.config import Config, FamilyConfig
-from neuromas_jax.methods import Method, make_method
+from neuromas_jax.methods import WIRED, Method, make_method
 from neuromas_jax.parallel.mesh import mesh_for
 from neuromas_jax.parallel.place import everywhere, put, shardings, typed
 from neuromas_jax.parallel.rules import mesh_rules
@@ -29,6 +29,7 @@ from neuromas_jax.rollout import Program, make_program, make_sampling, rollout
 from neuromas_jax.rollout.edges import allowed_edges, edge_bank
 from neuromas_jax.rollout.microbatch import check_microbatch, default_microbatch
 from neuromas_jax.tasks import make_task
+from neuromas_jax.text.prompt import check_context
 from neuromas_jax.text.tokenizer import Tokenizer, load_tokenizer
 
 
@@ -143,6 +144,11 @@ def make_stage_run(
         method.graph, method.slots, template, parts.tokenizer, sampling, config.rollout.group, microbatch, config.adapters.scale,
         default_merge(parts.backbone.config, method.graph.size), method.stages[0].finals, method.tree,
         config.rollout.update_nodes or 0)
+    try:
+        check_context(method.graph, program.prompts, family.buckets[-1], parts.backbone.config.max_position_embeddings,
+                      wired=method.name in WIRED)
+    except ValueError as error:
+        raise ValueError(f"method {method.name!r} on task {family.task!r}: {error}") from error
     answering = dataclasses.replace(
         program, group=1, tree=(), microbatch=config.rollout.microbatch or default_microbatch(batch, 1, method.graph))
     rate = method.rate * (config.optimizer.learning_rate if learning_rate is None else learning_rate)
