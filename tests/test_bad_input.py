@@ -181,6 +181,8 @@ def test_the_questions_looked_at_hold_many_of_every_depth():
      "add a larger bucket to families.listops.buckets"),
     (("--config.rollout.questions=1", "--config.methods=('graph','graph_shuffled')"),
      "method 'graph_shuffled' takes messages from another question of the batch, and rollout.questions is 1; set it to 2"),
+    (("--config.rollout.group=2", "--config.methods=('graph','graph_other_episode')"),
+     "'graph_other_episode' takes messages from two or more other samples of a question, and rollout.group is 2; set it to 3"),
     (("--config.graph.topology=1", "--config.methods=('graph','graph_blanked')"),
      "method 'graph_blanked' changes messages between layers, and the graph 1 of family 'listops' has one layer; drop the"),
     (("--config.adapters.sites=('q','sideways')",), "adapter site 'sideways'; allowed are q"),

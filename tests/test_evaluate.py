@@ -187,6 +187,27 @@ def test_every_question_finds_messages_of_another_when_they_are_shuffled():
     assert evaluate(compiled, None, questions, KEY, messages="kept").right == 5
 
 
+def test_messages_of_other_episodes_are_sampled_and_each_sender_s_is_of_another_one():
+    """Senders say the question's answer and the number of their episode. Of a group of three the first episode is counted."""
+    questions, read_by = ask(*"12345"), {}
+
+    def say(node, place, number, episode, read):
+        if node < 2:
+            return f"{'AB'[node]} {questions[place].answer} {episode}"
+        read_by[place, episode] = [text.split()[1:] for text in read]
+        return f"answer {questions[place].answer if episode == 0 else 0}"
+
+    compiled = Scripted("graph_other_episode", say)
+    scores = evaluate(compiled, None, questions, KEY)
+    assert (scores.n, scores.right) == (5, 5) and {call.group for call in compiled.calls} == {GROUP}
+    for place, question in enumerate(questions):
+        for episode, others in enumerate(["12", "20", "01"]):
+            assert read_by[place, episode] == [[question.answer, other] for other in others]
+    compiled = Scripted("graph", say)
+    evaluate(compiled, None, questions, KEY)
+    assert {call.group for call in compiled.calls} == {1} and read_by[0, 0] == [["1", "0"], ["1", "0"]]
+
+
 def test_one_node_is_blanked():
     questions = ask(*"123456")
     compiled = Scripted("graph", relay(questions))

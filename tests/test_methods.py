@@ -23,7 +23,7 @@ def lengths(method):
 
 
 def test_names():
-    assert len(PLAIN) == 9 and set(WHOLE) == {*PLAIN, *FROZEN, *ROLES, "graph_random", "gptswarm"}
+    assert len(PLAIN) == 10 and set(WHOLE) == {*PLAIN, *FROZEN, *ROLES, "graph_random", "gptswarm"}
     assert {name: method.name for name, method in methods(6).items()} == {name: name for name in PLAIN}
 
 
@@ -33,6 +33,7 @@ def test_graphs_reads_and_rounds(message_tokens):
              for name, method in methods(message_tokens).items()}
     assert found == {
         "graph": GRAPH, "graph_untrained": GRAPH, "graph_shared_adapter": GRAPH, "graph_blanked": GRAPH, "graph_shuffled": GRAPH,
+        "graph_other_episode": GRAPH,
         "single_equal_parameters": SINGLE, "single_equal_tokens": SINGLE, "vote_equal_tokens": SINGLE,
         "chain_equal_calls": ("1-1-1-1-1-1-1", CHAIN),
     }
@@ -77,13 +78,14 @@ def test_whose_adapters_are_used_and_what_is_done_to_messages():
     made = methods(6)
     assert {name: method.trained_as for name, method in made.items()} == {
         "graph": "graph", "graph_untrained": None, "graph_shared_adapter": "graph_shared_adapter", "graph_blanked": "graph",
-        "graph_shuffled": "graph", "single_equal_parameters": "single_equal_parameters",
+        "graph_shuffled": "graph", "graph_other_episode": "graph", "single_equal_parameters": "single_equal_parameters",
         "single_equal_tokens": "single_equal_tokens", "chain_equal_calls": "chain_equal_calls",
         "vote_equal_tokens": "single_equal_parameters",
     }
     assert [name for name in TRAINED if name in PLAIN] == list(name for name, method in made.items() if method.trained_as == name)
     for name, method in made.items():
-        assert method.messages == {"graph_blanked": "blanked", "graph_shuffled": "shuffled"}.get(name, "kept"), name
+        changed = {"graph_blanked": "blanked", "graph_shuffled": "shuffled", "graph_other_episode": "other_episode"}
+        assert method.messages == changed.get(name, "kept"), name
         if method.trained_as:  # its adapters fit, node for node
             owner = made[method.trained_as]
             assert owner.trained_as == owner.name

@@ -95,7 +95,7 @@ def test_partial_results(tmp_path):
     assert "No results yet" in write_report(configure(), tmp_path, [])
     write_report(configure(), tmp_path, [record("chain_equal_calls", seed=2)])  # no graph to compare with
     report = (tmp_path / "report.md").read_text()
-    assert "**Partial: 1 of 54 evaluations are done.**" in report and "## boolean" not in report and "graph −" not in report
+    assert "**Partial: 1 of 60 evaluations are done.**" in report and "## boolean" not in report and "graph −" not in report
 
 
 def test_the_opening_tells_what_families_have_of_their_own(tmp_path):

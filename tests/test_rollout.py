@@ -13,7 +13,7 @@ import pytest
 
 from neuromas_jax.rl import Objective, written_log_probs
 from neuromas_jax.rl.update import loss_of_bank
-from neuromas_jax.rollout import replay, rollout, sampler
+from neuromas_jax.rollout import no_interventions, other_episodes, replay, rollout, sampler
 from neuromas_jax.rollout.distribution import log_distribution
 from tests.conftest import make_scene, roll
 from tests.tiny import for_all
@@ -165,6 +165,24 @@ def test_an_episode_does_not_depend_on_its_place_in_the_batch(scene):
     other = roll(scene.program, scene.backbone, scene.bank, turned, scene.keep, KEY)
     for one, two in zip(plain, other):
         np.testing.assert_array_equal(one.message, two.message[:, ::-1])
+
+
+def test_a_reader_finds_what_other_episodes_of_its_question_wrote(scene):
+    """With groups of 3, of node 0 what the next episode wrote, of node 1 what the one after that did."""
+    scene = scene()
+    first, last = run(scene, other_episodes(scene.keep))
+    end, prompt, count = scene.program.sampling.end_id, scene.program.prompts[1], set()
+    for b, g in np.ndindex(2, 3):
+        wanted = []
+        for sender in (0, 1):
+            other = (g + 1 + sender) % 3
+            message = np.asarray(first.message[sender, b, other])[np.asarray(first.live[sender, b, other])]
+            wanted += [*prompt.slots[sender], *message[message != end].tolist()]
+            count.add((b, other, tuple(message.tolist())))
+        assert np.asarray(last.own[0, b, g])[np.asarray(last.own_valid[0, b, g])].tolist() == [*wanted, *prompt.cue]
+    assert len({message for *_, message in count}) > 6  # episodes do differ
+    with pytest.raises(ValueError, match="groups of 3 or more, and these have 2"):
+        other_episodes(no_interventions(scene.program.graph, 2, 2))
 
 
 def test_decoding_stops_when_every_row_has_ended(monkeypatch):

@@ -29,7 +29,7 @@ CONFIG = parse(dict(
     families=dict(
         listops=dict(options=dict(depths=(1,), weights=(1.0,), held_out_depth=2), buckets=(16,)),
         boolean=dict(options=dict(depths=(7,), weights=(1.0,), held_out_depth=8), buckets=(16,), files=("boolean_expressions",))),
-    order=("listops", "boolean"), methods=PLAIN, graph=dict(topology="2-1"), rollout=dict(questions=2, group=2),
+    order=("listops", "boolean"), methods=PLAIN, graph=dict(topology="2-1"), rollout=dict(questions=2, group=3),
     sweep=dict(learning_rates=(1e-3, 2e-3), seed=100, steps=1), test_questions=3,
     training=dict(steps=2, evaluate_every=1, checkpoint_every=2, validation_questions=2)))
 
@@ -79,7 +79,7 @@ def test_every_trained_method_leaves_its_numbers(finished):
             assert all(len(record["nodes"][name]) == nodes for name in PER_NODE), method
         assert {path.name for path in (folder / "checkpoints").iterdir()} == {"step_000002"}
         done = json.loads((folder / "done.json").read_text())
-        assert done["steps"] == 2 and done["samples"] == 2 * 2 * 2 and done["run_seconds"] >= 0
+        assert done["steps"] == 2 and done["samples"] == 2 * 2 * 3 and done["run_seconds"] >= 0
         assert 0.01 < done["peak_memory_gib"] < 100
     compiled = [read_metrics(workdir / "train" / family / "graph_seed0")[-1]["compile_seconds"] for family in CONFIG.families]
     swept = read_metrics(workdir / "sweep" / "listops" / "graph_seed100_lr0.001")[-1]["compile_seconds"]

@@ -13,9 +13,9 @@ from neuromas_jax.text.chat import chat_prompt
 TOPOLOGIES = ("1", "1-1-1", "2-2-1", "2-2-2-1")
 SINGLE = ("graph", "graph_untrained", "vote_equal_tokens")
 RIVALS = (
-    "graph_shared_adapter", "graph_random", "graph_blanked", "graph_shuffled", "single_equal_parameters", "single_equal_tokens",
-    "chain_equal_calls", "malt", "roles_grpo", "roles_dr_mas", "roles_critic", "gptswarm", "direct", "self_consistency",
-    "self_refine", "mixture_of_agents", "selforg",
+    "graph_shared_adapter", "graph_random", "graph_blanked", "graph_shuffled", "graph_other_episode",
+    "single_equal_parameters", "single_equal_tokens", "chain_equal_calls", "malt", "roles_grpo", "roles_dr_mas", "roles_critic",
+    "gptswarm", "direct", "self_consistency", "self_refine", "mixture_of_agents", "selforg",
 )
 MOST = ("debate",)  # three debaters and two rounds: more calls than the smaller graphs make
 

@@ -15,7 +15,7 @@ from neuromas_jax.train.evaluate import UNLABELLED
 COLOURS = {
     "graph": "#0072B2", "graph_shared_adapter": "#009E73", "single_equal_parameters": "#E69F00", "single_equal_tokens": "#CC79A7",
     "chain_equal_calls": "#D55E00", "vote_equal_tokens": "#8C6D1F", "graph_untrained": "#999999", "graph_blanked": "#999999",
-    "graph_shuffled": "#999999", "graph_random": "#666666",
+    "graph_shuffled": "#999999", "graph_other_episode": "#999999", "graph_random": "#666666",
     "grown": "#B2182B", "grown_anew": "#F4A582", "parent_trained_on": "#D9A441",
     "graph_mixed": "#56B4E9", "graph_schedule": "#7570B3", "graph_tied": "#1B7837",
     "malt": "#7F3C8D", "gptswarm": "#11A579", "roles_grpo": "#A6761D", "roles_dr_mas": "#E6AB02", "roles_critic": "#66A61E",

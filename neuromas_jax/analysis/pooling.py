@@ -8,10 +8,10 @@ from pathlib import Path
 
 from scipy import stats
 
-from neuromas_jax.methods import METHODS
+from neuromas_jax.methods import MESSAGES, METHODS
 from neuromas_jax.train.evaluate import wilson
 
-CONTROLS = ("graph_untrained", "graph_blanked", "graph_shuffled")  # the graph itself, taken apart; all other methods are rivals
+CONTROLS = ("graph_untrained", *MESSAGES)  # the graph itself, taken apart; all other methods are rivals
 
 
 @dataclasses.dataclass(frozen=True)

@@ -27,9 +27,10 @@ LEGEND = """\
 
 SHORT = {
     "graph": "graph", "graph_untrained": "untrained", "graph_shared_adapter": "shared", "graph_blanked": "blanked",
-    "graph_shuffled": "shuffled", "single_equal_parameters": "single", "single_equal_tokens": "single_long",
-    "chain_equal_calls": "chain", "vote_equal_tokens": "vote", "graph_random": "random", "graph_mixed": "mixed",
-    "graph_schedule": "schedule", "graph_tied": "tied", "self_consistency": "sc", "mixture_of_agents": "moa",
+    "graph_shuffled": "shuffled", "graph_other_episode": "other_episode", "single_equal_parameters": "single",
+    "single_equal_tokens": "single_long", "chain_equal_calls": "chain", "vote_equal_tokens": "vote", "graph_random": "random",
+    "graph_mixed": "mixed", "graph_schedule": "schedule", "graph_tied": "tied", "self_consistency": "sc",
+    "mixture_of_agents": "moa",
 }
 
 

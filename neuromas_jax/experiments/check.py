@@ -49,6 +49,11 @@ def check(config: Config, workdir: Path) -> None:
             if run.method.messages == "shuffled" and config.rollout.questions < 2:
                 raise ValueError(f"method {run.method.name!r} takes messages from another question of the batch, and "
                                  f"rollout.questions is {config.rollout.questions}; set it to 2 or more, or drop the method")
+            if run.method.messages == "other_episode" and (config.rollout.group < 3 or run.family.forced_choice):
+                why = (f"families.{family}.forced_choice samples none; drop the method" if run.family.forced_choice else
+                       f"rollout.group is {config.rollout.group}; set it to 3 or more, or drop the method")
+                raise ValueError(
+                    f"method {run.method.name!r} takes messages from two or more other samples of a question, and {why}")
             if config.families[family].adapters and run.method.trained_as:
                 for seed in config.seeds:
                     source = source_folder(config, workdir, run, family, seed)

@@ -49,7 +49,7 @@ class Method:
       name: its name.
       stages: how it is trained; the last one is what answers.
       trained_as: the method whose adapters it uses; None for the untrained graph.
-      messages: "kept", "blanked" or "shuffled" between layers.
+      messages: "kept", "blanked", "shuffled" or "other_episode" between layers.
       votes: answers per question that are counted, of each node of the last layer; 1 for one pass.
       objective: fields of `rl.Objective` that are the method's own, (name, value) pairs over the config's.
       sampled: whether one pass samples its messages; else they are the most likely ones. Votes are always sampled.
@@ -98,11 +98,13 @@ GROWN = ("grown", "grown_anew", "parent_trained_on", "graph_schedule", "graph_mi
 ROLES = ("roles_grpo", "roles_dr_mas", "roles_critic")
 FROZEN = ("direct", "self_consistency", "self_refine", "debate", "mixture_of_agents", "selforg")
 WHOLE = (  # methods without stages
-    "graph", "graph_untrained", "graph_shared_adapter", "graph_blanked", "graph_shuffled", "graph_random",
+    "graph", "graph_untrained", "graph_shared_adapter", "graph_blanked", "graph_shuffled", "graph_other_episode",
+    "graph_random",
     "single_equal_parameters", "single_equal_tokens", "chain_equal_calls", "vote_equal_tokens", *ROLES, "gptswarm", *FROZEN,
 )
 METHODS = (*WHOLE, "malt", *GROWN, "searched")
-WIRED = ("graph", "graph_untrained", "graph_shared_adapter", "graph_blanked", "graph_shuffled", *GROWN)  # as config.graph says
+MESSAGES = {"graph_blanked": "blanked", "graph_shuffled": "shuffled", "graph_other_episode": "other_episode"}
+WIRED = ("graph", "graph_untrained", "graph_shared_adapter", *MESSAGES, *GROWN)  # as config.graph says
 TRAINED = (
     "graph", "graph_shared_adapter", "graph_random", "single_equal_parameters", "single_equal_tokens", "chain_equal_calls",
     *ROLES, "gptswarm", "malt", *GROWN, "searched")
@@ -124,6 +126,9 @@ def make_method(name: str, config: Config, family: FamilyConfig) -> Method:
     - `graph_untrained`: the same with new adapters: the bare backbone in every node.
     - `graph_shared_adapter`: one slot for all nodes, of rank r times the number of slots: equal total rank.
     - `graph_blanked`, `graph_shuffled`: the trained graph whose readers find empty messages, or those of another question.
+    - `graph_other_episode`: the trained graph, sampled, whose readers find messages of other episodes of the same question, those
+      of senders side by side from different ones. Lost is what an episode's messages have in common beyond their question; in two
+      layers that is nothing, since the first one's nodes do not hear of each other.
     - `single_equal_parameters`: one call, a message as long as the longest of a node, one adapter of the total rank.
     - `single_equal_tokens`: one call whose one message has the whole graph's token budget; the total rank.
     - `chain_equal_calls`: one agent (one adapter of the total rank) called as often as the graph has nodes, each call reading
@@ -186,8 +191,8 @@ def make_method(name: str, config: Config, family: FamilyConfig) -> Method:
     if name.startswith("graph"):
         if name == "graph_shared_adapter":
             return Method(name, (Stage(graph, node_slots(graph, "shared"), total),), name)
-        messages = {"graph_blanked": "blanked", "graph_shuffled": "shuffled"}.get(name, "kept")
-        return Method(name, (Stage(graph, slots, ranks),), None if name == "graph_untrained" else "graph", messages)
+        return Method(name, (Stage(graph, slots, ranks),), None if name == "graph_untrained" else "graph",
+                      MESSAGES.get(name, "kept"), sampled=name == "graph_other_episode")
     if name == "chain_equal_calls":
         lengths = [layer.message_tokens for layer in graph.layers for _ in range(layer.width)]
         chain = text_graph("-".join("1" * graph.size), lengths, "all")

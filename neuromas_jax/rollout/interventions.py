@@ -18,7 +18,7 @@ class Interventions:
     Attributes:
       blank: readers find the node's slot empty (its label stays).
       source: which episode's message readers find, as `question * G + episode`; its own by default. A permutation of questions
-        gives the shuffled control.
+        gives the shuffled control, one of a question's episodes that of other episodes.
       replace: readers find `given` instead of what the node wrote.
       force: the node itself writes `given`; the tokens are scored under its own distribution, which gives exact replay.
       given: message ids; without the end token where they replace an edge, with or without it where they are forced.
@@ -63,3 +63,16 @@ def shuffle_questions(keep: Interventions, by: int = 1) -> Interventions:
                          f"take a shift between 1 and {batch - 1}")
     source = jnp.asarray(np.roll(np.arange(batch * group, dtype=np.int32).reshape(batch, group), -by, axis=0))
     return dataclasses.replace(keep, source=jnp.broadcast_to(source, keep.source.shape))
+
+
+def other_episodes(keep: Interventions) -> Interventions:
+    """Every reader finds what was written in other episodes of its own question; senders side by side are each of another one.
+
+    Raises ValueError where a group has fewer than 3 episodes, so that all senders would be of the same one.
+    """
+    nodes, batch, group = keep.source.shape
+    if group < 3:
+        raise ValueError(f"messages of other episodes need groups of 3 or more, and these have {group}")
+    episode = (np.arange(group) + 1 + np.arange(nodes)[:, None] % (group - 1)) % group
+    source = np.arange(batch)[:, None] * group + episode[:, None]
+    return dataclasses.replace(keep, source=jnp.asarray(source.astype(np.int32)))

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from neuromas_jax.methods.selforg import organise
-from neuromas_jax.rollout import blank_nodes, no_interventions, shuffle_questions
+from neuromas_jax.rollout import blank_nodes, no_interventions, other_episodes, shuffle_questions
 from neuromas_jax.tasks import Question, Verdict
 from neuromas_jax.train.batches import TooLong, pad_questions, question_ids
 from neuromas_jax.train.forced import chosen_letters, force_letters, option_counts
@@ -95,15 +95,15 @@ def majority(verdicts: list[Verdict]) -> Verdict:
 def evaluate(
     compiled: Compiled, bank, questions, key, messages: str | None = None, blanked: int | None = None, task=None
 ) -> Scores:
-    """Evaluates adapters on questions, as many at a time as a training batch has: one greedy episode each, votes, or a forced
-    choice where the family asks for it (`train.forced`).
+    """Evaluates adapters on questions, as many at a time as a training batch has: one greedy episode each, votes, the first of a
+    sampled group where messages are of other episodes, or a forced choice where the family asks for it (`train.forced`).
 
     Args:
       compiled: programs of the run.
       bank: adapters.
       questions: what is asked; each counts once.
       key: seeds sampled votes; greedy answers do not depend on it.
-      messages: "kept", "blanked" or "shuffled"; the method's own by default.
+      messages: "kept", "blanked", "shuffled" or "other_episode"; the method's own by default.
       blanked: a node whose message every reader finds empty.
       task: whose verifier judges; the run's own by default.
     """
@@ -111,20 +111,21 @@ def evaluate(
     method, graph, tokenizer = run.method, run.method.graph, run.parts.tokenizer
     task = task or run.task
     size, voting = run.config.rollout.questions, method.votes > 1
-    forced = run.family.forced_choice
+    forced, messages = run.family.forced_choice, messages or method.messages
     if forced:
         group, ask = max(option_counts(questions)), compiled.choose
-    elif voting and not method.tree:  # the episodes of a tree share what they say
+    elif messages == "other_episode" or voting and not method.tree:  # the episodes of a tree share what they say
         group, ask = run.config.rollout.group, compiled.rollout
     else:
         group, ask = 1, compiled.sample if method.sampled or voting else compiled.answer
     keep = no_interventions(graph, size, group)
-    messages = messages or method.messages
     senders = range(graph.size - graph.layers[-1].width)
     if messages == "blanked":
         keep = blank_nodes(keep, senders)
     elif messages == "shuffled":
         keep = shuffle_questions(keep)
+    elif messages == "other_episode":
+        keep = other_episodes(keep)
     if blanked is not None:
         keep = blank_nodes(keep, [blanked])
     if forced:
