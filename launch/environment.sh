@@ -1,6 +1,6 @@
 # shellcheck shell=bash
 # Sourced by launch/local.sh and tests/run.sh: makes or reuses .venv and installs the package once.
-# usage: source launch/environment.sh EXTRAS     (EXTRAS such as "cpu" or "cpu,test")
+# usage: source launch/environment.sh EXTRAS [DRY]     (EXTRAS such as "cpu" or "cpu,test"; with DRY it prints, and makes nothing)
 
 set -euo pipefail
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
@@ -23,16 +23,22 @@ find_python() {
 venv="${VENV:-.venv}"
 if [ ! -x "$venv/bin/python" ]; then
   python="$(find_python)"
-  echo "making $venv with $("$python" --version)"
-  "$python" -m venv "$venv" || {
-    rm -rf "$venv"  # half made: without pip
-    echo "no virtual environment could be made; on Debian and Ubuntu install python3-venv, then run this again" >&2
-    exit 1
-  }
+  if [ -n "${2:-}" ]; then
+    echo "$python -m venv $venv"
+  else
+    echo "making $venv with $("$python" --version)"
+    "$python" -m venv "$venv" || {
+      rm -rf "$venv"  # half made: without pip
+      echo "no virtual environment could be made; on Debian and Ubuntu install python3-venv, then run this again" >&2
+      exit 1
+    }
+  fi
 fi
 # A second call installs nothing: the stamp holds what was installed and for which setup.py.
 stamp="$venv/.installed-$(echo "$1" | tr ',' '-')"
-if ! cmp -s setup.py "$stamp"; then
+if [ -n "${2:-}" ]; then
+  cmp -s setup.py "$stamp" || echo "$venv/bin/python -m pip install -e .[$1]"
+elif ! cmp -s setup.py "$stamp"; then
   echo "installing neuromas_jax[$1] into $venv"
   "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -e ".[$1]"
   cp setup.py "$stamp"

@@ -16,17 +16,19 @@ from absl import app, flags, logging
 import jax
 from ml_collections import config_flags
 
-from neuromas_jax.command import parse_flags, use_compilation_cache
+from neuromas_jax.command import local_folder, parse_flags, use_compilation_cache
 from neuromas_jax.parallel import distributed
 from neuromas_jax.processes import end_with_parent
 
 _CONFIG = config_flags.DEFINE_config_file(  # any key may be given, set by the file or not; `config.parse` knows the allowed ones
     "config", "configs/quickstart.py", "The experiment, as an ml_collections file.",
     lock_config=False, accept_new_attributes=True)
-_WORKDIR = flags.DEFINE_string("workdir", "runs/quickstart", "Where everything is written; a second call goes on there.")
+_WORKDIR = flags.DEFINE_string(
+    "workdir", "runs/quickstart", "Local folder where everything is written, or a mounted one; a second call goes on there.")
 _WORKER = flags.DEFINE_integer("worker", 0, "Number of this process; set by the first one for those it starts.")
 _DRY = flags.DEFINE_bool("dry_run", False, "Print graphs, prompts, budgets and estimates of memory and operations; do nothing.")
-_CACHE = flags.DEFINE_string("compilation_cache", "~/.cache/neuromas_jax/xla", "Folder of compiled programs; empty for none.")
+_CACHE = flags.DEFINE_string(
+    "compilation_cache", "~/.cache/neuromas_jax/xla", "Folder of compiled programs, gs:// too; empty for none.")
 
 
 def backend() -> str:
@@ -73,11 +75,9 @@ def main(arguments):
 
     if len(arguments) > 1:
         raise app.UsageError(f"unknown arguments {arguments[1:]}; give --config, --workdir, or --config.name=value")
-    use_compilation_cache(_CACHE.value)
-    workdir = Path(_WORKDIR.value).expanduser()
     try:
-        if not _WORKDIR.value:
-            raise ValueError("--workdir is empty; name a folder, such as runs/mine")
+        workdir = local_folder(_WORKDIR.value)
+        use_compilation_cache("" if _DRY.value else _CACHE.value)
         if _DRY.value:
             from neuromas_jax.experiments.dry_run import dry_run
 

@@ -2,8 +2,8 @@
 
     python -m neuromas_jax.smoke --workdir=runs/smoke
 
-A graph 2-1 on the embedded backbone learns short ListOps: a minute or two, most of it compiling. Launchers for
-clouds and clusters run it with `--smoke`. Ends with status 0 where the numbers are finite and the last checkpoint is there.
+A graph 2-1 on the embedded backbone learns short ListOps: a minute or two, most of it compiling. Every launcher runs it
+with `--smoke`. Ends with status 0 where the numbers are finite and the last checkpoint is there.
 """
 
 from importlib.metadata import version
@@ -14,7 +14,7 @@ import sys
 from absl import app, flags, logging
 import jax
 
-from neuromas_jax.command import use_compilation_cache
+from neuromas_jax.command import local_folder, use_compilation_cache
 from neuromas_jax.config import parse
 from neuromas_jax.parallel import distributed
 from neuromas_jax.train import preemption
@@ -57,13 +57,14 @@ def main(arguments):
     if len(arguments) > 1:
         raise app.UsageError(f"unknown arguments {arguments[1:]}; give --workdir")
     logging.set_verbosity(logging.INFO)
-    use_compilation_cache(_CACHE.value)
     try:
+        workdir = local_folder(_WORKDIR.value)
+        use_compilation_cache(_CACHE.value)
         distributed.start()
         preemption.listen()
         if distributed.is_first():
             print(machine(), flush=True)
-        curve = smoke(Path(_WORKDIR.value).expanduser())
+        curve = smoke(workdir)
     except preemption.Preempted as error:
         print(f"{error}; the same command goes on there", file=sys.stderr)
         sys.exit(distributed.EXIT)
@@ -75,5 +76,6 @@ def main(arguments):
 
 if __name__ == "__main__":
     _WORKDIR = flags.DEFINE_string("workdir", "runs/smoke", "Where the run is written; a finished one is done again elsewhere.")
-    _CACHE = flags.DEFINE_string("compilation_cache", "~/.cache/neuromas_jax/xla", "Folder of compiled programs; empty for none.")
+    _CACHE = flags.DEFINE_string(
+        "compilation_cache", "~/.cache/neuromas_jax/xla", "Folder of compiled programs, gs:// too; empty for none.")
     app.run(main)

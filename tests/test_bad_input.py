@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from neuromas_jax import command as command_line
 from neuromas_jax import main as command
 from neuromas_jax.backbone.hub import EMBEDDED
 from neuromas_jax.config import parse
@@ -88,12 +89,27 @@ def run(tmp_path, monkeypatch, capsys):
     ("--config.rollout.microbatch=3", "microbatch 3 does not divide a batch of"),
     ("--config.backbone=nowhere", "'nowhere' does not exist. Name a local folder"),
     ("--config.families.listops.task=sums", "unknown task 'sums'; allowed: listops"),
+    ("--workdir=", "error: --workdir is empty; name a folder, such as runs/mine"),
+    ("--workdir=gs://mine/runs/one", "--workdir is 'gs://mine/runs/one', which is no folder of a file system; mount it and name "
+     "it there: gcsfuse --implicit-dirs --rename-dir-limit=[0-9]+ mine /mnt/mine, then --workdir=/mnt/mine/runs/one "),
+    ("--workdir=s3://mine", "--workdir is 's3://mine', which is no folder .*: --workdir=/mnt/mine/ "),
     ("--config.families.listops.buckets=(2,)",
      "question 0 has [0-9]+ tokens and the largest bucket is 2.*add a larger bucket, or set rollout.too_long='skip'"),
 ])
 def test_bad_flags(run, flag, message):
     said = run(flag)
     assert re.search(message, said) and "Traceback" not in said, said
+
+
+def test_a_cache_in_a_bucket_needs_a_package(run, monkeypatch):
+    settings, bucket = {}, "--compilation_cache=gs://b/xla"
+    monkeypatch.setattr(jax.config, "update", settings.__setitem__)
+    monkeypatch.setattr(command_line, "find_spec", lambda name: None)
+    assert "error: --compilation_cache is 'gs://b/xla', and the package gcsfs is not installed; pip install gcsfs" in run(bucket)
+    assert not settings
+    monkeypatch.setattr(command_line, "find_spec", lambda name: name == "gcsfs")
+    assert "unknown config key 'nope'" in run(bucket, "--config.nope=1")
+    assert settings["jax_compilation_cache_dir"] == "gs://b/xla"
 
 
 def test_it_is_an_ordinary_process_that_ends_with_2(tmp_path):

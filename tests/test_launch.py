@@ -91,6 +91,40 @@ def test_a_flag_given_by_hand_takes_the_place_of_its_default(launch, flags, pass
     assert launch(*flags)[-1] == ["-m", "neuromas_jax.main", *passed]
 
 
+@pytest.mark.parametrize("flags, passed", [
+    ([], ["--workdir=runs/smoke"]),
+    (["--config=configs/pod.py", "--workdir", "a folder"], ["--workdir=a folder/smoke"]),
+    (["--workdir=there", "--compilation_cache="], ["--workdir=there/smoke", "--compilation_cache="]),
+    (["--compilation_cache", "/programs"], ["--workdir=runs/smoke", "--compilation_cache=/programs"]),
+])
+def test_the_smoke_job_in_place_of_the_experiment(launch, flags, passed):
+    assert launch("--smoke", *flags)[-1] == ["-m", "neuromas_jax.smoke", *passed] == launch(*flags, "--smoke")[-1]
+
+
+def test_the_smoke_job_takes_no_settings(launch, tmp_path):
+    said = launch("--smoke", "--config.seeds=(1,)", "--workdir=there")
+    assert "--smoke takes no other settings, and there is --config.seeds=(1,); leave it out, or leave --smoke out" in said
+    assert not (tmp_path / "calls").read_text()  # nothing was installed either
+
+
+@pytest.mark.parametrize("flags, wanted", [
+    (["--config.seeds=(1,)"], f"-m neuromas_jax.main {CONFIG} {WORKDIR} --config.seeds=(1,) --dry_run"),
+    (["--smoke", "--workdir=there"], "-m neuromas_jax.smoke --workdir=there/smoke"),
+])
+def test_a_dry_run_installs_nothing_and_writes_nothing(launch, tmp_path, flags, wanted):
+    venv, work = tmp_path / "none/venv", tmp_path / "work"
+    work.mkdir()
+    ended = subprocess.run(["bash", ROOT / "launch/local.sh", *flags, "--dry_run"], capture_output=True, text=True, cwd=work,
+                           env={**os.environ, "VENV": str(venv), "HOME": str(tmp_path / "none")})
+    assert not ended.returncode, ended.stderr
+    made, installed, run = ended.stdout.splitlines()
+    assert made.endswith(f" -m venv {venv}") and installed == f"{venv}/bin/python -m pip install -e .[cpu]"
+    assert run == f"{venv}/bin/python {wanted}" and not list(work.iterdir()) and not (tmp_path / "none").exists()
+    assert launch(*flags, "--dry_run") == [] and not (tmp_path / "venv/.installed-cpu").exists()
+    shutil.copy(ROOT / "setup.py", tmp_path / "venv/.installed-cpu")  # the environment is there: the program says more
+    assert launch(*flags, "--dry_run") == ([] if "--smoke" in flags else [wanted.split()])
+
+
 def test_the_form_with_a_blank_reaches_the_program(tmp_path):
     experiment = tmp_path / "mine.py"
     experiment.write_text("import ml_collections\n\n\ndef get_config():\n    return ml_collections.ConfigDict(dict(mine=1))\n")

@@ -18,9 +18,9 @@ GKE = ["gke", "--name=mine", "--cluster=c", "--project=p", "--zone=z", "--tpu_ty
 SLURM = ["slurm", "--name=mine", "--nodes=2", "--gpus=8", "--hours=2", "--workdir=/shared/mine", "--partition=gpu"]
 
 
-def launch(name, *flags, path="/nowhere", check=0):
+def launch(name, *flags, path="/nowhere", check=0, **environment):
     done = subprocess.run([sys.executable, f"launch/{name}.py", *flags], capture_output=True, text=True, cwd=ROOT,
-                          env={**os.environ, "PATH": f"{path}:{os.environ['PATH']}"})
+                          env={**os.environ, "PATH": f"{path}:{os.environ['PATH']}", **environment})
     assert done.returncode == check, done.stdout + done.stderr
     return done.stdout + done.stderr
 
@@ -58,8 +58,12 @@ def test_shell_scripts_are_clean():
 def test_a_dry_run_prints_what_would_be_run_and_runs_nothing(flags, wanted, tmp_path):
     for name in ("gcloud", "xpk", "sbatch", "kubectl"):
         program(tmp_path, name, "exit 0")
+    (tmp_path / "temporary").mkdir()
+    there = sorted(tmp_path.rglob("*"))
     said = launch(*flags, "--dry_run", "--config=configs/pod.py", "--compilation_cache=gs://b/cache", "--", "--config.seeds=(1,)",
-                  path=str(tmp_path))
+                  path=str(tmp_path), HOME=str(tmp_path / "home"), VENV=str(tmp_path / "venv"),
+                  TMPDIR=str(tmp_path / "temporary"))
+    assert sorted(tmp_path.rglob("*")) == there and not any(map(os.path.exists, ("/shared/mine", "/results/mine")))
     passed_on = "-m neuromas_jax.main --config=configs/pod.py", "--compilation_cache=gs://b/cache", "--config.seeds=(1,)"
     for text in [*wanted, *passed_on]:
         assert text.replace("'", "") in said.replace("\"", "").replace("'", ""), (text, said)

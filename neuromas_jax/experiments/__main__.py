@@ -6,19 +6,19 @@ The same command goes on where it stopped. `--shard=i/n` does every n-th part; s
 together by copying their workdirs into one and running the command once more, which does what is missing and judges the whole.
 """
 
-from pathlib import Path
 import sys
 
 from absl import app, flags, logging
 import jax
 from ml_collections import config_flags
 
-from neuromas_jax.command import parse_flags, use_compilation_cache
+from neuromas_jax.command import local_folder, parse_flags, use_compilation_cache
 
 _CONFIG = config_flags.DEFINE_config_file("config", "configs/claims.py", "The suite, an ml_collections file.", lock_config=False)
 _WORKDIR = flags.DEFINE_string("workdir", "runs/claims", "Where everything is written; a second call goes on there.")
 _SHARD = flags.DEFINE_string("shard", "0/1", "Which part of the work to do, i/n; processes with the same shard share it.")
-_CACHE = flags.DEFINE_string("compilation_cache", "~/.cache/neuromas_jax/xla", "Folder of compiled programs; empty for none.")
+_CACHE = flags.DEFINE_string(
+    "compilation_cache", "~/.cache/neuromas_jax/xla", "Folder of compiled programs, gs:// too; empty for none.")
 
 
 def main(arguments):
@@ -26,9 +26,9 @@ def main(arguments):
 
     if len(arguments) > 1:
         raise app.UsageError(f"unknown arguments {arguments[1:]}; give --config, --workdir, --shard, or --config.name=value")
-    use_compilation_cache(_CACHE.value)
-    workdir = Path(_WORKDIR.value).expanduser()
     try:
+        workdir = local_folder(_WORKDIR.value)
+        use_compilation_cache(_CACHE.value)
         shard = parse_shard(_SHARD.value)
         suite = parse_suite(_CONFIG.value)
         check_suite(suite, workdir)

@@ -11,7 +11,7 @@ import sys
 from absl import app, flags
 from ml_collections import config_flags
 
-from neuromas_jax.command import parse_flags
+from neuromas_jax.command import local_folder, parse_flags
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", "configs/quickstart.py", "The experiment that trained the graph.", lock_config=False, accept_new_attributes=True)
@@ -39,10 +39,10 @@ def main(arguments):
                              f"and a method of {', '.join(config.methods)}")
         family, method, seed = parts[1], parts[2], int(parts[3])
         run = make_run(config, family, method)
-        source = Path(config.families[family].adapters or Path(_WORKDIR.value).expanduser() / "train" / family)
+        source = Path(config.families[family].adapters or local_folder(_WORKDIR.value) / "train" / family)
         cell = source / f"{run.method.trained_as or method}_seed{seed}"
         run = judged_run(run, read_done(cell) or {})
-        export_graph(run, load_adapters(cell, run, seed), Path(_OUT.value).expanduser())
+        export_graph(run, load_adapters(cell, run, seed), local_folder(_OUT.value, "--out"))
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

@@ -5,6 +5,7 @@ import sys
 from absl import app, flags
 from ml_collections import config_flags
 
+from neuromas_jax.command import local_folder
 from neuromas_jax.pretrain.train import train
 
 _CONFIG = config_flags.DEFINE_config_file("config", "configs/embedded_backbone.py", "The run, as an ml_collections file.")
@@ -16,7 +17,7 @@ def main(arguments):
     if len(arguments) > 1:
         raise app.UsageError(f"unknown arguments {arguments[1:]}; give --config, --workdir, or --config.name=value")
     try:
-        summary = train(_CONFIG.value, _WORKDIR.value)
+        summary = train(_CONFIG.value, local_folder(_WORKDIR.value))
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
