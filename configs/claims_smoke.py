@@ -23,6 +23,8 @@ EXPERIMENTS = dict(
     growth=experiment(dict(listops=LISTOPS | dict(stages=STAGES)), ("grown", "graph_mixed"), seeds=(0,),
                       sweep=dict(learning_rates=(2e-3,), entropy_floors=(0.0, 0.7))),
     shapes=experiment(dict(small=dict(LISTOPS, task="listops", topology="1"), large=dict(LISTOPS, task="listops")), ("graph",)),
+    searched=experiment(dict(listops=dict(LISTOPS, search=dict(topology="1", trial=1, every=1, stall=1, most=1))), ("searched",),
+                        seeds=(0,)),
     rank2=experiment(dict(listops=LISTOPS), ("graph", "single_equal_parameters"), adapters=dict(rank=2)),
 )
 CLAIMS = dict(
@@ -31,6 +33,8 @@ CLAIMS = dict(
     C3=dict(says="Growing beats training from scratch.", test="growing", experiments=("growth",), method="grown", families=1,
             over=("graph_mixed",), thresholds=dict(listops=0.2)),
     C4=dict(says="More depth helps.", test="shapes", experiments=("shapes",), families=1, pairs=(("large", "small"),)),
+    search=dict(says="Automated growth finds a graph as good as those made by hand.", test="search",
+                experiments=("searched", "shapes"), method="searched", families=1),
     C5=dict(says="Modules use their parameters better.", test="parameters", experiments=("rank2", "rivals"), families=1,
             over=("single_equal_parameters",)),
 )

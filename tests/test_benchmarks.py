@@ -1,5 +1,6 @@
 """The benchmarks run and do what they say; how fast is not a test's business."""
 
+import importlib
 import json
 from pathlib import Path
 import subprocess
@@ -53,3 +54,16 @@ def test_records_hold_what_they_must():
 def test_commands_explain_themselves(name):
     done = subprocess.run([sys.executable, "-m", f"benchmarks.{name}", "--help"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0 and "--repeats" in done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("name, flag", [
+    ("again", "--shard"), ("full_shape", "--workdir"), ("gold", "--sets"), ("kills", "--kills"), ("pods", "--chips"),
+    ("scale", "--rollouts"), ("seeds", "--seeds"),
+])
+def test_help_measures_nothing(name, flag, monkeypatch, capsys):
+    """In this process, as importing these neither pins it nor sets how jax runs."""
+    monkeypatch.setattr(sys, "argv", [name, "--help"])
+    monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: pytest.fail("it starts something"))
+    with pytest.raises(SystemExit) as ended:
+        importlib.import_module(f"benchmarks.{name}").main()
+    assert ended.value.code in (0, None) and flag in capsys.readouterr().out

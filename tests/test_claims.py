@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from pathlib import Path
+import re
 import runpy
 import shutil
 
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from neuromas_jax.analysis import ahead, files, growing, health, shapes
-from neuromas_jax.analysis.claims import Claim
+from neuromas_jax.analysis.claims import TESTS, Claim
 from neuromas_jax.analysis.outcomes import Outcome, Trained
 from neuromas_jax.config import training_steps
 from neuromas_jax.experiments import training
@@ -61,7 +62,8 @@ def test_units_cover_every_cell_once_and_shards_share_them():
     assert sorted(names) == sorted([
         "growth/listops/grown", "growth/listops/graph_mixed", "rank2/listops/graph", "rank2/listops/single_equal_parameters",
         "rivals/listops/graph", "rivals/listops/single_equal_parameters", "rivals/listops/untrained",
-        "shapes/large/graph", "shapes/small/graph"])
+        "searched/listops/searched", "shapes/large/graph", "shapes/small/graph"])
+    assert {claim.test for claim in suite.claims.values()} == set(TESTS)  # as its first line says
     shards = [[str(unit) for unit in units(suite)[i::4]] for i in range(4)]
     assert sorted(sum(shards, [])) == sorted(names)
     judged = {str(unit): unit.config.methods for unit in units(suite)}
@@ -325,8 +327,10 @@ def test_a_whole_suite_in_shards_and_again(tmp_path, monkeypatch):
     before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/*/*/*/done.json")}
     assert run_shard(suite, tmp_path, (0, 1)) == second
     assert before == {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/*/*/*/done.json")}
+    (tmp_path / "health_earlier_listops.png").write_bytes(b"of an experiment that is no longer in the suite")
     publish(tmp_path, tmp_path / "kept" / "claims")  # without adapters it goes on all the same, and says the same
     assert not list((tmp_path / "kept").rglob("adapters.safetensors"))
+    assert {path.name for path in (tmp_path / "kept/claims").glob("*.png")} == set(re.findall(r"\(([^(]*\.png)\)", text))
     assert (tmp_path / "kept" / "claims" / "claims.md").read_text() == text
     monkeypatch.setattr(training, "do_cell", lambda *_: pytest.fail("trained again"))
     shutil.copytree(tmp_path / "kept" / "claims", tmp_path / "again")

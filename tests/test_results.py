@@ -96,12 +96,12 @@ def test_published_records_are_those_of_the_evaluations():
 
 
 def test_the_document_of_the_claims_is_what_was_published():
-    """And every picture that it shows is there."""
+    """And every picture that it shows is there, and no other."""
     document = ROOT / "docs" / "claims.md"
     text = document.read_text(encoding="utf-8")
     assert text == readers_copy(ROOT / "results" / "claims", document)
     pictures = re.findall(r"\]\(([^)]+\.png)\)", text)
-    assert pictures and all((document.parent / picture).is_file() for picture in pictures)
+    assert pictures and {(document.parent / picture).resolve() for picture in pictures} == set(ROOT.glob("results/claims/*.png"))
 
 
 def test_published_cells_of_the_claims_are_those_of_their_config():

@@ -25,6 +25,7 @@ RIVALS_FOR = ("boolean",)  # seed 0
 PICTURES = ("results", "curves", "labels", "graph")
 STAGES = ("sweep", "train", "evaluation")
 CLAIMS = "claims.md"
+PICTURE = re.compile(r"\]\(([^)/]+\.png)\)")  # as the claims show one
 
 
 def report_files(folder: Path) -> list[Path]:
@@ -45,9 +46,10 @@ def chosen_files(workdir: Path) -> list[Path]:
 
 
 def suite_files(workdir: Path) -> list[Path]:
-    """What of a suite's folder is worth keeping."""
+    """What of a suite's folder is worth keeping: of its pictures those that the claims show, since earlier ones may lie there."""
     kept = [f"*/{stage}/*/*/{name}" for stage in STAGES for name in ("done.json", "metrics.jsonl")]
-    return [path for pattern in ("results.jsonl", CLAIMS, "*.png", *kept) for path in sorted(workdir.glob(pattern))]
+    shown = sorted(set(PICTURE.findall((workdir / CLAIMS).read_text(encoding="utf-8"))))
+    return [path for pattern in ("results.jsonl", CLAIMS, *shown, *kept) for path in sorted(workdir.glob(pattern))]
 
 
 def publish(workdir: Path, target: Path) -> list[Path]:
@@ -84,7 +86,7 @@ def publish(workdir: Path, target: Path) -> list[Path]:
 def readers_copy(target: Path, document: Path) -> str:
     """The text of a published `claims.md` as it stands in a document elsewhere."""
     pictures = os.path.relpath(target, document.parent)
-    return re.sub(r"\]\(([^)/]+\.png)\)", rf"]({pictures}/\1)", (target / CLAIMS).read_text(encoding="utf-8"))
+    return PICTURE.sub(rf"]({pictures}/\1)", (target / CLAIMS).read_text(encoding="utf-8"))
 
 
 if __name__ == "__main__":
