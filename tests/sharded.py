@@ -70,7 +70,7 @@ class Traced(Compiled):
     """Programs that are traced, types and all, and never compiled: what they would give is nought."""
 
     def _call(self, name, bucket, function, *args, options=dict):
-        lowered = self.lower(function, self.backbone, *map(self._place, args), **options())
+        lowered = self.lower(function, self.backbone, *map(self.placed, args), **options())
         return jax.tree.map(lambda x: jax.numpy.zeros(x.shape, x.dtype), lowered.out_info)
 
 
@@ -124,7 +124,7 @@ def order(monitor):
         mine, theirs = (
             np.asarray(compiled.lower(functools.partial(function, run.program), *args).compile()(*args))
             for compiled in (Compiled(run), Compiled(run, make_mesh(MeshShape(1, 2, 1), jax.devices()[:2])))
-            for args in [(compiled.backbone, *map(compiled._place, given))])
+            for args in [(compiled.backbone, *map(compiled.placed, given))])
         assert len(np.unique(theirs[0].sum(tuple(range(1, theirs[0].ndim))))) == 8, "questions that do not differ show nothing"
         np.testing.assert_allclose(mine, theirs, rtol=1e-3, atol=1e-5)
         monitor(f"{name} in order")

@@ -1,6 +1,7 @@
 """How every array of a run lies on a mesh."""
 
 from collections.abc import Callable
+import dataclasses
 import functools
 from typing import Any
 
@@ -85,16 +86,16 @@ def shardings(x: Any, mesh: Mesh, rules: Rules = RULES) -> Any:
     return jax.tree.map(lambda x: over_questions(x, QUESTION_AXIS[x.ndim]) if x.ndim in QUESTION_AXIS else laid(x), x)
 
 
-def put(x: Any, mesh: Mesh, rules: Rules = RULES) -> Any:
-    """An argument where the mesh has it. With several processes each gives its own parts of what all of them have."""
-    where = shardings(x, mesh, rules)
-    return jax.device_put(x, where) if jax.process_count() == 1 else jax.tree.map(_across, x, where)
-
-
-def everywhere(x: Any, mesh: Mesh) -> Any:
-    """Arrays that a process made for itself as arrays that all processes have; those that lie over all stay where they are."""
+def stored_shardings(state: Any, mesh: Mesh, rules: Rules = RULES) -> Any:
+    """`NamedSharding` of every array of what a checkpoint holds, in the form of `state`, whose shapes are enough: the learner
+    lies as programs take it, so that each device reads and writes its own part; the rest is whole on every device."""
     whole = NamedSharding(mesh, PartitionSpec())
-    return jax.tree.map(lambda x: _across(x, whole) if x.is_fully_addressable else x, x)
+    return dataclasses.replace(jax.tree.map(lambda _: whole, state), learner=shardings(state.learner, mesh, rules))
+
+
+def put(x: Any, where: Any) -> Any:
+    """Arrays where `where` says, in their form. With several processes each gives its own parts of what all of them have."""
+    return jax.device_put(x, where) if jax.process_count() == 1 else jax.tree.map(_across, x, where)
 
 
 def _across(x, where: NamedSharding):

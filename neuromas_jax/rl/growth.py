@@ -134,19 +134,26 @@ def grow_learner(
                          "grow with the ranks and sites of the parent")
     state = init_learner(optimizer, fresh)
     is_new = np.asarray([slot is None for slot in origins.carried])
-    carried = jnp.asarray([0 if slot is None else slot for slot in origins.carried])
-    like = jnp.asarray(origins.like)
+    carried = np.asarray([0 if slot is None else slot for slot in origins.carried])
+    like = np.asarray(origins.like)
 
     def chosen(trained, start):
-        return jnp.where(is_new.reshape(-1, *(1,) * (start.ndim - 1)), start, trained[carried])
+        return jnp.where(is_new.reshape(-1, *(1,) * (start.ndim - 1)), start, _rows(trained, carried))
 
     starts = fresh
     if growth.new == "copy":
         leaves, tree = jax.tree.flatten(old.bank)
         keys = jax.random.split(key, len(leaves))
-        starts = jax.tree.unflatten(tree, [_noisy(leaf[like], growth.noise, one) for leaf, one in zip(leaves, keys)])
+        starts = jax.tree.unflatten(tree, [_noisy(_rows(leaf, like), growth.noise, one) for leaf, one in zip(leaves, keys)])
     moments = jax.tree.map(chosen, old.moments, state.moments) if growth.moments == "carried" else state.moments
     return LearnerState(jax.tree.map(chosen, old.bank, starts), moments, state.learning_rate, old.critic)
+
+
+def _rows(x: jax.Array, numbers: np.ndarray) -> jax.Array:
+    """Rows of an array bit for bit, wherever they lie: XLA sums what other devices send with zeros, which would make 0.0 of -0.0,
+    so whole numbers are sent."""
+    bits = jax.lax.bitcast_convert_type(x, f"uint{8 * x.dtype.itemsize}")
+    return jax.lax.bitcast_convert_type(bits[numbers], x.dtype)
 
 
 def _noisy(factor: jax.Array, share: float, key: jax.Array) -> jax.Array:

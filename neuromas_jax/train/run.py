@@ -10,7 +10,7 @@ import time
 import zlib
 
 import jax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 
 from neuromas_jax.backbone import Backbone, check_vocabulary, load_backbone, load_config
 from neuromas_jax.backbone.adapters import Bank, bank_parameters, default_merge, init_bank
@@ -22,7 +22,7 @@ from neuromas_jax.backbone.peft import start_from
 from neuromas_jax.config import Config, FamilyConfig
 from neuromas_jax.methods import WIRED, Method, make_method
 from neuromas_jax.parallel.mesh import mesh_for
-from neuromas_jax.parallel.place import everywhere, put, shardings, typed
+from neuromas_jax.parallel.place import put, shardings, stored_shardings, typed
 from neuromas_jax.parallel.rules import mesh_rules
 from neuromas_jax.rl import Objective, Optimizer, check_credit, learn, update
 from neuromas_jax.rollout import Program, make_program, make_sampling, rollout
@@ -177,21 +177,28 @@ class Compiled:
         check_attention(backbone.attention, backbone.config, platform)
         self.compile_seconds: dict[tuple[str, int], float] = {}
         self._programs: dict[tuple[str, int], jax.stages.Compiled] = {}
-        self.backbone = self._place(backbone)
+        self.backbone = self.placed(backbone)
         self._constants = dataclasses.replace(run.optimizer, learning_rate=0.0)
 
     def share(self, other: "Compiled") -> None:
         """Uses the programs of another run with the same static parts (`Program`, objective, optimizer constants, batch size)."""
         self._programs, self.backbone = other._programs, other.backbone
 
-    def _place(self, x):
+    def placed(self, x):
         """An argument where the mesh has it."""
         abstract = any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(x))  # for a mesh without devices
-        return x if self.mesh is None or abstract else put(x, self.mesh, self.rules)
+        return x if self.mesh is None or abstract else put(x, shardings(x, self.mesh, self.rules))
 
-    def everywhere(self, x):
-        """What a checkpoint of a run of many processes holds: arrays that all of them have. As it is for one process."""
-        return everywhere(x, self.mesh) if jax.process_count() > 1 else x
+    def lying(self, state):
+        """Where this run has each array of a `TrainState`, in its form; shapes are enough."""
+        if self.mesh:
+            return stored_shardings(state, self.mesh, self.rules)
+        here = SingleDeviceSharding(jax.local_devices()[0])
+        return jax.tree.map(lambda _: here, state)
+
+    def everywhere(self, state):
+        """A `TrainState` as a checkpoint holds it: on a mesh each device has its part, which all processes know of."""
+        return put(state, self.lying(state)) if self.mesh else state
 
     def lower(self, function: Callable, *args, donate: tuple[int, ...] = (), **options) -> jax.stages.Lowered:
         """A traced program; arguments may be `jax.ShapeDtypeStruct`s with their shardings."""
@@ -202,7 +209,7 @@ class Compiled:
             return program.lower(*args)
 
     def _call(self, name: str, bucket: int, function: Callable, *args, options: Callable[[], dict] = dict):
-        args = (self.backbone, *map(self._place, args))
+        args = (self.backbone, *map(self.placed, args))
         if (name, bucket) not in self._programs:
             started = time.perf_counter()
             compiler = COMPILER_OPTIONS.get(jax.default_backend())

@@ -10,13 +10,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from neuromas_jax.backbone.adapters import Bank
 from neuromas_jax.config import Config
 from neuromas_jax.files import write_records
 from neuromas_jax.graph import TextGraph, graph_of
 from neuromas_jax.graph.growth import Edit, Grown, edit, plan
 from neuromas_jax.methods import Method, Stage, make_method
+from neuromas_jax.parallel.place import shardings
 from neuromas_jax.rl import LearnerState
-from neuromas_jax.rl.growth import grow_learner, slot_origins
+from neuromas_jax.rl.growth import SlotOrigins, grow_learner, slot_origins
 from neuromas_jax.train import checkpoint
 from neuromas_jax.train.batches import distinct_questions
 from neuromas_jax.train.evaluate import evaluate
@@ -221,7 +223,7 @@ def new_start(parent: Parent, compiled: Compiled, folder: Path, seed: int, numbe
     if stage.anew:
         learner = dataclasses.replace(init_state(run, seed).learner, bank=fresh)
     else:
-        learner = grow_learner(run.optimizer, parent.learner, fresh, origins, stage.growth, key)
+        learner = grown_learner(compiled, parent.learner, fresh, origins, key)
     questions = distinct_questions(run.target, "validation", None, run.config.training.validation_questions)
     before = evaluate(parent.compiled, parent.learner.bank, questions, key, task=run.target).accuracy
     cursor = parent.cursor
@@ -232,8 +234,24 @@ def new_start(parent: Parent, compiled: Compiled, folder: Path, seed: int, numbe
     record = {**expected_record(parent, run), "before": before, "after": after, "questions": len(questions)}
     lineage = json.loads(json.dumps([*parent.lineage, record]))
     state = TrainState(learner, jax.random.fold_in(jax.random.key(seed), number + 16), jnp.int32(0), jnp.int32(cursor))
+    state = compiled.everywhere(state)
     checkpoint.save(folder / "checkpoints", 0, state, description(run, seed, lineage))
     return make_start(parent, run, state, lineage)
+
+
+def grown_learner(compiled: Compiled, old: LearnerState, fresh: Bank, origins: SlotOrigins, key: jax.Array) -> LearnerState:
+    """`grow_learner` for a run. On a mesh the learner before and the one after both lie as the run's programs take them, so that
+    no device has more than its part of either."""
+    run = compiled.run
+
+    def grow(old, fresh, key):
+        return grow_learner(run.optimizer, old, fresh, origins, run.method.stages[0].growth, key)
+
+    if compiled.mesh is None:
+        return grow(old, fresh, key)
+    placed = [compiled.placed(x) for x in (old, fresh, key)]
+    where = shardings(jax.eval_shape(grow, *placed), compiled.mesh, compiled.rules)
+    return jax.jit(grow, out_shardings=where)(*placed)
 
 
 def find_parent(path: Path, family: str, seed: int) -> Path:
@@ -254,19 +272,20 @@ def find_parent(path: Path, family: str, seed: int) -> Path:
 
 
 def load_parent(stored: Stored, run: Run, programs: Callable[[Run], Compiled]) -> Parent:
-    """A stored parent with its arrays, read straight to where this process keeps them; nothing else of the checkpoint is read.
+    """A stored parent with its arrays, read straight to where the run that grows has them: on a mesh each device its own part of
+    every slot's adapters and moments. Nothing else of the checkpoint is read.
 
     Args:
       stored: see `read_stored`.
-      run: of the first stage, whose learning rate the parent's programs take.
+      run: of the first stage, which grows.
       programs: `Run -> Compiled`.
 
     Raises:
       CheckpointError: it is damaged.
     """
-    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here),
-                        jax.eval_shape(lambda: init_state(stored.run, 0)))
+    shapes = jax.eval_shape(lambda: init_state(stored.run, 0))
+    like = jax.tree.map(lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where),
+                        shapes, programs(run).lying(shapes))
     skipped = checkpoint.SKIPPED
     with of_parent():
         loaded = checkpoint.load(stored.folder, stored.step, dataclasses.replace(like, key=skipped, step=skipped))
