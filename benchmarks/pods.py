@@ -37,8 +37,8 @@ def measure(shape: str, nodes: int, chips: int) -> dict:
     for name, one in accounts.items():
         times = one.times(chip) if one.cost else {}
         plan[name] = {"peak": one.peak, "compile_seconds": round(one.seconds, 1)} | (
-            {"operations": one.cost.flops * chips / one.ideal, "seconds": max(times.values()), "times": times,
-             "cost": dataclasses.asdict(one.cost)} if one.cost else {})
+            {"operations": one.cost.flops * chips / one.ideal, "ideal_bytes": one.ideal_bytes, "seconds": max(times.values()),
+             "times": times, "cost": dataclasses.asdict(one.cost)} if one.cost else {})
     return plan
 
 
@@ -46,7 +46,7 @@ def table(plans: list[dict]) -> str:
     """A table a backbone, with a row a plan."""
     lines, parts = [], ("rollout", "update")
     head = ("nodes", "chips", "mesh: node, data, model", "peak GiB of 95", "operations / ideal: rollout, update",
-            "seconds at least: rollout, update", "bound by", "time against 16 chips")
+            "HBM bytes / ideal: rollout, update", "seconds at least: rollout, update", "bound by", "time against 16 chips")
     for shape in dict.fromkeys(plan["shape"] for plan in plans):
         lines += [f"\n### {shape}\n", f"| {' | '.join(head)} |", "| --- " * len(head) + "|"]
         mine = sorted((plan for plan in plans if plan["shape"] == shape), key=lambda plan: (plan["nodes"], plan["chips"]))
@@ -56,10 +56,11 @@ def table(plans: list[dict]) -> str:
             place, peak = (plan["nodes"], plan["chips"]), max(plan[part]["peak"] for part in parts) / 2**30
             row = [f"{plan['nodes']:,}", f"{plan['chips']:,}", ", ".join(map(str, plan["mesh"].values()))]
             if plan["blame"]:
-                row += [f"does not fit: {peak:.0f}", "", "", "", ""]
+                row += [f"does not fit: {peak:.0f}", "", "", "", "", ""]
             else:
                 first = seconds.get((plan["nodes"], 16))
                 row += [f"{peak:.1f}", ", ".join(f"{plan[part]['operations']:.2f}" for part in parts),
+                        ", ".join(f"{plan[part]['cost']['bytes'] / plan[part]['ideal_bytes']:.2f}" for part in parts),
                         ", ".join(f"{plan[part]['seconds']:.3g}" for part in parts),
                         ", ".join(max(plan[part]["times"], key=plan[part]["times"].get) for part in parts),
                         f"{seconds[place] / first:.2f}" if first else ""]

@@ -18,11 +18,10 @@ import jax.numpy as jnp
 from ml_collections import config_flags
 
 from neuromas_jax.backbone import Backbone, DecoderConfig, load_config
-from neuromas_jax.backbone.architecture import LINEAR_SITES
 from neuromas_jax.backbone.decoder import abstract_params
 from neuromas_jax.backbone.hub import EMBEDDED, model_folder
 from neuromas_jax.config import Config, parse
-from neuromas_jax.experiments.dry_run import prompt_lengths
+from neuromas_jax.ideal import ideal_bytes, ideal_flops
 from neuromas_jax.parallel.chips import Chip, topology_devices
 from neuromas_jax.parallel.hlo import Cost, program_cost
 from neuromas_jax.parallel.mesh import check_mesh, make_mesh, parse_mesh, plan_mesh
@@ -53,6 +52,7 @@ class Account:
       donated: bytes of arguments whose place results take.
       cost: of one run of the program, loops times their trips; None where XLA found no room and gave `temporary` alone.
       ideal: floating point operations that the algorithm needs, all devices together.
+      ideal_bytes: to and from HBM that the algorithm needs, of one device; see `ideal`.
       seconds: to compile it.
     """
 
@@ -62,6 +62,7 @@ class Account:
     donated: float
     cost: Cost | None
     ideal: float
+    ideal_bytes: float
     seconds: float
 
     def times(self, chip: Chip) -> dict[str, float]:
@@ -117,7 +118,7 @@ def account(run: Run, mesh) -> dict[str, Account]:
     def learn(backbone, state, episodes, rewards):
         return update(run.objective, constants, run.program, backbone, state, episodes, rewards)
 
-    found, ideal = {}, ideal_flops(run)
+    found, ideal, least = {}, ideal_flops(run), ideal_bytes(run, mesh)
     for name, function, given, options in (
         ("rollout", roll, (bank, questions, keep, key), {}),
         ("update", learn, (state, episodes, rewards), compiled.learned(state)),
@@ -131,45 +132,14 @@ def account(run: Run, mesh) -> dict[str, Account]:
                 raise
             own = sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(given))
             wanted = float(size[1]) * 2 ** {"M": 20, "G": 30, "T": 40}[size[2]]
-            found[name] = Account(own, wanted, own + wanted, 0, None, ideal[name], time.perf_counter() - started)
+            found[name] = Account(own, wanted, own + wanted, 0, None, ideal[name], least[name], time.perf_counter() - started)
             continue
         memory = program.memory_analysis()
         peak = memory.argument_size_in_bytes + memory.temp_size_in_bytes + (
             memory.output_size_in_bytes - memory.alias_size_in_bytes)
         found[name] = Account(memory.argument_size_in_bytes, memory.temp_size_in_bytes, peak, memory.alias_size_in_bytes,
-                              program_cost(program.as_text()), ideal[name], time.perf_counter() - started)
+                              program_cost(program.as_text()), ideal[name], least[name], time.perf_counter() - started)
     return found
-
-
-def ideal_flops(run: Run) -> dict[str, float]:
-    """Operations that the algorithm needs of all devices together, by program: two a weight and token, as many again on the way
-    back, twice as many for what is learned; two products of attention for every token before; the head for written tokens.
-
-    What a group shares counts once, the first token's distribution of a node without senders too. The last decoder layer gives
-    keys and values of every token, and the rest of it is needed only where a token is to be written next; the last token of a
-    message is read by its receivers alone. Nothing is computed again, no node is padded, no prompt is shorter than its bucket.
-    """
-    config, rank = run.parts.backbone.config, max(run.method.ranks)
-    size = {site: math.prod(config.site_shape(site)) for site in LINEAR_SITES}
-    low = {site: rank * sum(config.site_shape(site)) for site in run.config.adapters.sites}
-    heads, before = config.num_attention_heads * config.head_dim, config.num_hidden_layers - 1
-    questions, episodes = run.config.rollout.questions, run.config.rollout.questions * run.config.rollout.group
-    linear = attention = head = adapters = 0.0
-
-    def of_layers(sizes: dict[str, int], read: int, asked: int) -> float:
-        last = sum(weights * (read if site in ("k", "v") else asked) for site, weights in sizes.items())
-        return 2.0 * (before * sum(sizes.values()) * read + last)
-
-    for node, (shared, own) in enumerate(prompt_lengths(run, run.family.buckets[-1])):
-        wrote = run.method.graph.layers[run.method.graph.place(node)[0]].message_tokens
-        alone = own + wrote - 1
-        read, asked = questions * shared + episodes * alone, episodes * (wrote - 1) + (episodes if own else questions)
-        linear += of_layers(size, read, asked)
-        adapters += of_layers(low, read, asked)
-        head += 2 * config.vocab_size * config.hidden_size * asked
-        attention += 4 * heads * (before * (questions * shared**2 / 2 + episodes * (alone * shared + alone**2 / 2))
-                                  + asked * (shared + own + wrote / 2))
-    return {"rollout": linear + adapters + head + attention, "update": 2 * (linear + head) + 3 * (attention + adapters)}
 
 
 def blame(run: Run, accounts: dict[str, Account], mesh, chip: Chip) -> str:
@@ -212,7 +182,9 @@ def report(run: Run, accounts: dict[str, Account], mesh, chip: Chip, why: str) -
             f"  memory of a device, GiB: arguments {one.arguments / GIB:.2f}, temporaries {one.temporary / GIB:.2f}, peak "
             f"{one.peak / GIB:.2f} of {chip.memory / GIB:.0f}; donated {one.donated / GIB:.2f}",
             f"  operations of a device {one.cost.flops:.3g}, ideal {one.ideal / devices:.3g}: "
-            f"{one.cost.flops * devices / one.ideal:.2f} times; bytes to and from HBM {one.cost.bytes:.3g}",
+            f"{one.cost.flops * devices / one.ideal:.2f} times",
+            f"  bytes to and from HBM {one.cost.bytes:.3g}, ideal {one.ideal_bytes:.3g}: "
+            f"{one.cost.bytes / one.ideal_bytes:.2f} times",
             f"  sends {sent or 'nothing'}",
             f"  at least {times[binds]:.3g} s, bound by {binds} ("
             + ", ".join(f"{key} {value:.3g} s" for key, value in times.items()) + ")",
