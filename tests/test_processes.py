@@ -110,13 +110,13 @@ from pathlib import Path
 from jax.sharding import NamedSharding, PartitionSpec
 import numpy as np
 from neuromas_jax.parallel.mesh import MeshShape, make_mesh
-from neuromas_jax.parallel.place import everywhere
+from neuromas_jax.parallel.place import put
 from neuromas_jax.train import checkpoint
 from tests.test_checkpoint import BELONGS, plain, state
 
 folder, mesh, wanted = Path(sys.argv[1]), make_mesh(MeshShape(1, 3, 1), jax.devices()), plain(state(2))
 rows = NamedSharding(mesh, PartitionSpec("data"))
-like = everywhere(state(0), mesh)
+like = put(state(0), {name: NamedSharding(mesh, PartitionSpec()) for name in wanted})
 like["bank"] = jax.make_array_from_callback((3, 2, 64, 8), rows, lambda index: 0 * wanted["bank"][index])
 found = checkpoint.restore(folder, like, BELONGS, 5)
 for name, array in found.items():

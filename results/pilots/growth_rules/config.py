@@ -1,4 +1,4 @@
-"""How new nodes start, side by side: C3's growth of 2-1 to 4-2-1 on ListOps with one rule changed, `config.py:relay` and so on.
+"""How new nodes start, side by side: C3's growth of 2-1 to 4-2-1 on ListOps with one rule changed, `config.py:copy` and so on.
 
 Every rule has the samples of all others: a step of imitation counts as two.
 """
@@ -15,7 +15,10 @@ RULES = dict(
     copy_noise=dict(new="copy", place="front", rate=0.2, noise=0.5),
     distilled=dict(new="distilled", place="front", rate=0.2, imitate=8),
     middle=dict(new="zero_b", place="middle", rate=0.2),
-    relay=dict(new="relay", place="middle", rate=0.2, imitate=8),
+    double=dict(new="zero_b", place="double", rate=0.2),
+    front_221=dict(new="zero_b", place="front", rate=0.2),  # 2-1 to 2-2-1: a relay needs somebody to listen to
+    middle_221=dict(new="zero_b", place="middle", rate=0.2),
+    relay_221=dict(new="relay", place="middle", rate=0.2, imitate=8),
 )
 
 
@@ -24,10 +27,10 @@ def only(*depths, **options):
 
 
 def get_config(rule):
-    growth = RULES[rule]
+    growth, graph = RULES[rule], "2-2-1" if rule.endswith("_221") else "4-2-1"
     return ml_collections.ConfigDict(dict(
         backbone="embedded",
-        families=dict(listops=dict(buckets=(24, 48), topology="4-2-1", options=only(3), stages=(
+        families=dict(listops=dict(buckets=(24, 48), topology=graph, options=only(3), stages=(
             dict(topology="2-1", steps=15, options=only(1, 2, weights=(0.3, 0.7))),
             dict(steps=50 - 2 * growth.get("imitate", 0), growth=growth)))),
         prompt=dict(tag="<node> {height} {index}"), methods=("grown",), seeds=(100, 101, 102),
