@@ -19,8 +19,11 @@ from tests.conftest import CACHE
 from tests.tiny import tiny_config
 
 FLAGS = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
-# node x data x model. Widths of 3 and 1 are padded on a node axis of 2, 4 and 8.
-MESHES = {"two devices": ("2x1x1", "1x2x1", "1x1x2"), "four": ("4x1x1+auto", "2x2x1+fsdp"), "eight": ("8x1x1", "1x8x1", "2x2x2")}
+# node x data x model: all splits for two heads of keys and values. Widths of 3 and 1 are padded on a node axis of 2, 4 and 8.
+MESHES = {
+    "two devices": ("2x1x1", "1x2x1", "1x1x2"),
+    "four": ("4x1x1", "1x4x1", "2x2x1", "2x2x1+fsdp", "2x1x2", "1x2x2"),
+    "eight": ("8x1x1", "1x8x1", "4x2x1", "2x4x1", "4x1x2", "1x4x2", "2x2x2", "2x2x2+fsdp+explicit+shuffled")}
 
 
 CACHED = dict(JAX_COMPILATION_CACHE_DIR=CACHE, JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0.3",
