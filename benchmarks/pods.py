@@ -19,8 +19,8 @@ GRAPHS = {3: "2-1", 7: "4-2-1", 64: "32-..-1-1", 1024: "512-..-1-1"}
 MARK = "<!-- tables by benchmarks/pods.py -->"
 
 
-def measure(shape: str, nodes: int, chips: int) -> dict:
-    """One plan, in this process."""
+def measure(shape: str, nodes: int, chips: int, update_nodes: int) -> dict:
+    """One plan, in this process; `update_nodes` of a layer are updated at a time, or all for 0."""
     import jax
 
     from configs.pod import get_config
@@ -29,17 +29,22 @@ def measure(shape: str, nodes: int, chips: int) -> dict:
 
     config = get_config()
     config.families.listops.topology = GRAPHS[nodes]
-    config.rollout = dict(questions=2 * chips, group=8, microbatch=2 * chips)
+    config.rollout = dict(questions=2 * chips, group=8, microbatch=2 * chips, update_nodes=update_nodes)
     run, mesh, chip, why = aot.plan(parse(config), TOPOLOGIES[chips], shape)
     accounts = aot.account(run, mesh)
-    plan = {"shape": shape, "nodes": nodes, "chips": chips, "topology": TOPOLOGIES[chips], "mesh": dict(mesh.shape),
-            "jax": jax.__version__, "blame": aot.blame(run, accounts, mesh, chip), "memory": chip.memory}
+    plan = {"shape": shape, "nodes": nodes, "chips": chips, "update_nodes": update_nodes, "topology": TOPOLOGIES[chips],
+            "mesh": dict(mesh.shape), "jax": jax.__version__, "blame": aot.blame(run, accounts, mesh, chip), "memory": chip.memory}
     for name, one in accounts.items():
         times = one.times(chip) if one.cost else {}
         plan[name] = {"peak": one.peak, "compile_seconds": round(one.seconds, 1)} | (
             {"operations": one.cost.flops * chips / one.ideal, "ideal_bytes": one.ideal_bytes, "seconds": max(times.values()),
              "times": times, "cost": dataclasses.asdict(one.cost)} if one.cost else {})
     return plan
+
+
+def place(plan: dict) -> tuple[int, int, int]:
+    """What tells one plan of a backbone from another."""
+    return plan["nodes"], plan.get("update_nodes", 0), plan["chips"]
 
 
 def table(plans: list[dict]) -> str:
@@ -49,21 +54,22 @@ def table(plans: list[dict]) -> str:
             "HBM bytes / ideal: rollout, update", "seconds at least: rollout, update", "bound by", "time against 16 chips")
     for shape in dict.fromkeys(plan["shape"] for plan in plans):
         lines += [f"\n### {shape}\n", f"| {' | '.join(head)} |", "| --- " * len(head) + "|"]
-        mine = sorted((plan for plan in plans if plan["shape"] == shape), key=lambda plan: (plan["nodes"], plan["chips"]))
-        fitting = [plan for plan in mine if not plan["blame"]]
-        seconds = {(plan["nodes"], plan["chips"]): sum(plan[part]["seconds"] for part in parts) for plan in fitting}
+        mine = sorted((plan for plan in plans if plan["shape"] == shape), key=place)
+        seconds = {place(plan): sum(plan[part]["seconds"] for part in parts) for plan in mine if not plan["blame"]}
         for plan in mine:
-            place, peak = (plan["nodes"], plan["chips"]), max(plan[part]["peak"] for part in parts) / 2**30
-            row = [f"{plan['nodes']:,}", f"{plan['chips']:,}", ", ".join(map(str, plan["mesh"].values()))]
+            nodes, update_nodes, _ = place(plan)
+            peak = max(plan[part]["peak"] for part in parts) / 2**30
+            row = [f"{nodes:,}" + (f", {update_nodes} at a time" if update_nodes else ""), f"{plan['chips']:,}",
+                   ", ".join(map(str, plan["mesh"].values()))]
             if plan["blame"]:
                 row += [f"does not fit: {peak:.0f}", "", "", "", "", ""]
             else:
-                first = seconds.get((plan["nodes"], 16))
+                first = seconds.get((nodes, update_nodes, 16))
                 row += [f"{peak:.1f}", ", ".join(f"{plan[part]['operations']:.2f}" for part in parts),
                         ", ".join(f"{plan[part]['cost']['bytes'] / plan[part]['ideal_bytes']:.2f}" for part in parts),
                         ", ".join(f"{plan[part]['seconds']:.3g}" for part in parts),
                         ", ".join(max(plan[part]["times"], key=plan[part]["times"].get) for part in parts),
-                        f"{seconds[place] / first:.2f}" if first else ""]
+                        f"{seconds[place(plan)] / first:.2f}" if first else ""]
             lines.append(f"| {' | '.join(row)} |")
     return "\n".join(lines)
 
@@ -73,20 +79,22 @@ def main() -> None:
     arguments.add_argument("--shapes", default="qwen3-0.6b,qwen3-8b,qwen3-32b")
     arguments.add_argument("--nodes", default="3,7,64,1024")
     arguments.add_argument("--chips", default="16,64,256,1024")
+    arguments.add_argument("--update_nodes", default=0, type=int, help="nodes of a layer that are updated at a time; 0: all")
     arguments.add_argument("--one", help=argparse.SUPPRESS)
     given = arguments.parse_args()
     if given.one:
-        shape, nodes, chips = given.one.split(",")
-        print(json.dumps(measure(shape, int(nodes), int(chips))))
+        shape, *numbers = given.one.split(",")
+        print(json.dumps(measure(shape, *map(int, numbers))))
         return
     plans = [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
     for chips in map(int, given.chips.split(",")):
         for nodes in map(int, given.nodes.split(",")):
             for shape in given.shapes.split(","):
-                if any((plan["shape"], plan["nodes"], plan["chips"]) == (shape, nodes, chips) for plan in plans):
+                if any((plan["shape"], *place(plan)) == (shape, nodes, given.update_nodes, chips) for plan in plans):
                     continue
-                done = subprocess.run([sys.executable, "-m", "benchmarks.pods", f"--one={shape},{nodes},{chips}"], cwd=ROOT,
-                                      capture_output=True, text=True)
+                done = subprocess.run([sys.executable, "-m", "benchmarks.pods",
+                                       f"--one={shape},{nodes},{chips},{given.update_nodes}"],
+                                      cwd=ROOT, capture_output=True, text=True)
                 if done.returncode:
                     sys.exit(f"{shape}, {nodes} nodes, {chips} chips: {done.stderr[-3000:]}")
                 plans.append(json.loads(done.stdout.splitlines()[-1]))
