@@ -33,7 +33,8 @@ def measure(shape: str, nodes: int, chips: int, update_nodes: int) -> dict:
     run, mesh, chip, why = aot.plan(parse(config), TOPOLOGIES[chips], shape)
     accounts = aot.account(run, mesh)
     plan = {"shape": shape, "nodes": nodes, "chips": chips, "update_nodes": update_nodes, "topology": TOPOLOGIES[chips],
-            "mesh": dict(mesh.shape), "jax": jax.__version__, "blame": aot.blame(run, accounts, mesh, chip), "memory": chip.memory}
+            "mesh": dict(mesh.shape), "jax": jax.__version__,
+            "blame": aot.blame(run, accounts, mesh, chip), "memory": chip.memory}
     for name, one in accounts.items():
         times = one.times(chip) if one.cost else {}
         plan[name] = {"peak": one.peak, "compile_seconds": round(one.seconds, 1)} | (
