@@ -1,7 +1,7 @@
 """What pods would do, by ahead-of-time compilation (extra `tpu`, no TPU): `python -m benchmarks.pods [--shapes=qwen3-0.6b,...]
-[--nodes=3,7,64,1024] [--chips=16,64,256,1024]`. Writes `results/pods.jsonl`, a line a plan, and the tables of `docs/pods.md`.
+[--nodes=3,7,64,1024] [--chips=16,64,256,1024] [--node=8 --questions=1]`.
 
-Slices of v5p; `configs/pod.py` with two questions in groups of eight for each chip, so that the batch grows with the pod. A plan
+Writes `results/pods.jsonl`, a line a plan, and the tables of `docs/pods.md`. Slices of v5p; `configs/pod.py` with two questions in groups of eight for each chip, so that the batch grows with the pod. A plan
 that is in the file already is not compiled again; each has a process of its own.
 """
 
@@ -19,8 +19,9 @@ GRAPHS = {3: "2-1", 7: "4-2-1", 64: "32-..-1-1", 1024: "512-..-1-1"}
 MARK = "<!-- tables by benchmarks/pods.py -->"
 
 
-def measure(shape: str, nodes: int, chips: int, update_nodes: int) -> dict:
-    """One plan, in this process; `update_nodes` of a layer are updated at a time, or all for 0."""
+def measure(shape: str, nodes: int, chips: int, update_nodes: int, questions: int, node: int) -> dict:
+    """One plan, in this process. Knobs, each 0 for what the config does by itself: `update_nodes` of a layer are updated at a
+    time, `questions` taken at a time by each place on the data axis, and `node` is the length of the mesh's node axis."""
     import jax
 
     from configs.pod import get_config
@@ -30,10 +31,15 @@ def measure(shape: str, nodes: int, chips: int, update_nodes: int) -> dict:
     config = get_config()
     config.families.listops.topology = GRAPHS[nodes]
     config.rollout = dict(questions=2 * chips, group=8, microbatch=2 * chips, update_nodes=update_nodes)
-    run, mesh, chip, why = aot.plan(parse(config), TOPOLOGIES[chips], shape)
+    run, mesh, chip, _ = aot.plan(parse(config), TOPOLOGIES[chips], shape)
+    if questions or node:
+        along, model = node or mesh.shape["node"], mesh.shape["model"]
+        data = chips // along // model
+        config.mesh, config.rollout.microbatch = f"node={along},data={data},model={model}", questions * data or 2 * chips
+        run, mesh, chip, _ = aot.plan(parse(config), TOPOLOGIES[chips], shape)
     accounts = aot.account(run, mesh)
-    plan = {"shape": shape, "nodes": nodes, "chips": chips, "update_nodes": update_nodes, "topology": TOPOLOGIES[chips],
-            "mesh": dict(mesh.shape), "jax": jax.__version__,
+    plan = {"shape": shape, "nodes": nodes, "chips": chips, "update_nodes": update_nodes, "questions": questions,
+            "node": node, "topology": TOPOLOGIES[chips], "mesh": dict(mesh.shape), "jax": jax.__version__,
             "blame": aot.blame(run, accounts, mesh, chip), "memory": chip.memory}
     for name, one in accounts.items():
         times = one.times(chip) if one.cost else {}
@@ -43,29 +49,32 @@ def measure(shape: str, nodes: int, chips: int, update_nodes: int) -> dict:
     return plan
 
 
-def place(plan: dict) -> tuple[int, int, int]:
-    """What tells one plan of a backbone from another."""
-    return plan["nodes"], plan.get("update_nodes", 0), plan["chips"]
+KNOBS = {"update_nodes": "{} nodes updated at a time", "questions": "{} question at a time", "node": "a node axis of {}"}
+
+
+def place(plan: dict) -> tuple:
+    """What tells one plan of a backbone from another: nodes, knobs, chips."""
+    return plan["nodes"], tuple(plan.get(knob, 0) for knob in KNOBS), plan["chips"]
 
 
 def table(plans: list[dict]) -> str:
     """A table a backbone, with a row a plan."""
     lines, parts = [], ("rollout", "update")
-    head = ("nodes", "chips", "mesh: node, data, model", "peak GiB of 95", "operations / ideal: rollout, update",
+    head = ("nodes", "by hand", "chips", "mesh: node, data, model", "peak GiB of 95", "operations / ideal: rollout, update",
             "HBM bytes / ideal: rollout, update", "seconds at least: rollout, update", "bound by", "time against 16 chips")
     for shape in dict.fromkeys(plan["shape"] for plan in plans):
         lines += [f"\n### {shape}\n", f"| {' | '.join(head)} |", "| --- " * len(head) + "|"]
         mine = sorted((plan for plan in plans if plan["shape"] == shape), key=place)
         seconds = {place(plan): sum(plan[part]["seconds"] for part in parts) for plan in mine if not plan["blame"]}
         for plan in mine:
-            nodes, update_nodes, _ = place(plan)
+            nodes, knobs, chips = place(plan)
             peak = max(plan[part]["peak"] for part in parts) / 2**30
-            row = [f"{nodes:,}" + (f", {update_nodes} at a time" if update_nodes else ""), f"{plan['chips']:,}",
-                   ", ".join(map(str, plan["mesh"].values()))]
+            said = ", ".join(text.format(value) for text, value in zip(KNOBS.values(), knobs) if value)
+            row = [f"{nodes:,}", said, f"{chips:,}", ", ".join(map(str, plan["mesh"].values()))]
             if plan["blame"]:
                 row += [f"does not fit: {peak:.0f}", "", "", "", "", ""]
             else:
-                first = seconds.get((nodes, update_nodes, 16))
+                first = seconds.get((nodes, knobs, 16))
                 row += [f"{peak:.1f}", ", ".join(f"{plan[part]['operations']:.2f}" for part in parts),
                         ", ".join(f"{plan[part]['cost']['bytes'] / plan[part]['ideal_bytes']:.2f}" for part in parts),
                         ", ".join(f"{plan[part]['seconds']:.3g}" for part in parts),
@@ -81,6 +90,8 @@ def main() -> None:
     arguments.add_argument("--nodes", default="3,7,64,1024")
     arguments.add_argument("--chips", default="16,64,256,1024")
     arguments.add_argument("--update_nodes", default=0, type=int, help="nodes of a layer that are updated at a time; 0: all")
+    arguments.add_argument("--questions", default=0, type=int, help="questions at a time for each place on the data axis; 0: all")
+    arguments.add_argument("--node", default=0, type=int, help="devices along the mesh's node axis; 0: as mesh='auto' has it")
     arguments.add_argument("--one", help=argparse.SUPPRESS)
     given = arguments.parse_args()
     if given.one:
@@ -91,11 +102,12 @@ def main() -> None:
     for chips in map(int, given.chips.split(",")):
         for nodes in map(int, given.nodes.split(",")):
             for shape in given.shapes.split(","):
-                if any((plan["shape"], *place(plan)) == (shape, nodes, given.update_nodes, chips) for plan in plans):
+                knobs = tuple(getattr(given, knob) for knob in KNOBS)
+                if any((plan["shape"], *place(plan)) == (shape, nodes, knobs, chips) for plan in plans):
                     continue
-                done = subprocess.run([sys.executable, "-m", "benchmarks.pods",
-                                       f"--one={shape},{nodes},{chips},{given.update_nodes}"],
-                                      cwd=ROOT, capture_output=True, text=True)
+                one = ",".join(map(str, (shape, nodes, chips, *knobs)))
+                done = subprocess.run([sys.executable, "-m", "benchmarks.pods", f"--one={one}"], cwd=ROOT, capture_output=True,
+                                      text=True)
                 if done.returncode:
                     sys.exit(f"{shape}, {nodes} nodes, {chips} chips: {done.stderr[-3000:]}")
                 plans.append(json.loads(done.stdout.splitlines()[-1]))
