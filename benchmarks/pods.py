@@ -1,8 +1,9 @@
 """What pods would do, by ahead-of-time compilation (extra `tpu`, no TPU): `python -m benchmarks.pods [--shapes=qwen3-0.6b,...]
 [--nodes=3,7,64,1024] [--chips=16,64,256,1024] [--node=8 --questions=1]`.
 
-Writes `results/pods.jsonl`, a line a plan, and the tables of `docs/pods.md`. Slices of v5p; `configs/pod.py` with two questions in groups of eight for each chip, so that the batch grows with the pod. A plan
-that is in the file already is not compiled again; each has a process of its own.
+Writes `results/pods.jsonl`, a line a plan, and the tables of `docs/pods.md`. Slices of v5p;
+`configs/pod.py` with two questions in groups of eight for each chip, so that the batch grows with the pod. A plan that is in the
+file already is not compiled again; each has a process of its own.
 """
 
 import argparse
