@@ -31,7 +31,7 @@ def measure(shape: str, nodes: int, chips: int, update_nodes: int, questions: in
 
     config = get_config()
     config.families.listops.topology = GRAPHS[nodes]
-    config.rollout = dict(questions=2 * chips, group=8, microbatch=2 * chips, update_nodes=update_nodes)
+    config.rollout = dict(questions=2 * chips, group=8, microbatch=2 * chips, update_nodes=update_nodes or None)
     run, mesh, chip, _ = aot.plan(parse(config), TOPOLOGIES[chips], shape)
     if questions or node:
         along, model = node or mesh.shape["node"], mesh.shape["model"]

@@ -6,6 +6,8 @@ import nbformat
 from nbclient import NotebookClient
 import pytest
 
+from tests.conftest import CACHE
+
 COLABS = sorted((Path(__file__).parents[1] / "colabs").glob("*.ipynb"))
 
 
@@ -14,6 +16,7 @@ def test_colab_runs(path, monkeypatch):
     """All cells, with one step of training and few questions."""
     monkeypatch.setenv("COLAB_STEPS", "1")
     monkeypatch.setenv("COLAB_QUESTIONS", "16")
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", CACHE)
     notebook = nbformat.read(path, as_version=4)
     NotebookClient(notebook, timeout=600, kernel_name="python3").execute()
     printed = "".join(output.get("text", "") for cell in notebook.cells for output in cell.get("outputs", []))

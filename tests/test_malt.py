@@ -103,25 +103,26 @@ def test_preference_credit_is_the_gradient_of_dpo(tree):
     moved = random_bank(tiny_config(), 3, seed=5)
     credit, weight = malt.malt_credit("malt_dpo", program, tiny_backbone(), moved, episodes, rewards)
     assert weight.any() and not weight[0].any()
+    worth = np.asarray(malt.values(rewards, malt.node_blocks(program)))
 
     def ratios(bank):
         now = written_log_probs(program, tiny_backbone(), bank, episodes)
         return jnp.concatenate([(one - layer.log_probs).sum(-1) for one, layer in zip(now, episodes)])
 
     def preferences(bank):
-        ratio, worth, total = ratios(bank), malt.values(rewards, malt.node_blocks(program)), 0.0
+        ratio, total = ratios(bank), 0.0
         for node, step in ((1, 2), (2, 1)):
             for b in range(4):
                 for g in range(0, 8, 2 * step):
-                    first, second = float(worth[node, b, g]) > 0.5, float(worth[node, b, g + step]) > 0.5
+                    first, second = worth[node, b, g] > 0.5, worth[node, b, g + step] > 0.5
                     if first != second:
                         gap = ratio[node, b, g] - ratio[node, b, g + step]
                         # Each message stands in `step` episodes, and its credit in all of them.
                         total -= step * jax.nn.log_sigmoid(malt.BETA * (gap if first else -gap))
         return total
 
-    wanted = jax.grad(preferences)(moved)
-    ours = jax.grad(lambda bank: -(jax.lax.stop_gradient(credit) * ratios(bank)).sum())(moved)
+    wanted = jax.jit(jax.grad(preferences))(moved)
+    ours = jax.jit(jax.grad(lambda bank: -(credit * ratios(bank)).sum()))(moved)
     for want, have in zip(jax.tree.leaves(wanted), jax.tree.leaves(ours)):
         np.testing.assert_allclose(have, want, rtol=2e-3, atol=2e-5)
 
