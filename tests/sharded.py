@@ -78,13 +78,13 @@ def types(monitor):
     """Every kind of program and credit, with the axes of a mesh in its types. Traced, not compiled."""
     mesh, deep = make_mesh(MeshShape(2, 2, 2)), init_backbone(tiny_config(num_hidden_layers=UNROLL + 1), jax.random.key(0))
     for method, stage, more in (
-        ("graph", 0, {}), ("graph", 0, dict(objective=dict(kl_penalty=0.1, invalid_penalty=0.1, entropy_floor=0.5))),
-        ("graph", 0, dict(rollout=dict(questions=8, group=2, microbatch=1))),  # fewer than the mesh divides
+        ("graph", 0, {}),
+        ("graph", 0, dict(objective=dict(kl_penalty=0.1, invalid_penalty=0.1, entropy_floor=0.5),
+                          rollout=dict(questions=8, group=2, microbatch=1))),  # fewer than the mesh divides
         ("graph", 0, dict(rollout=dict(questions=8, group=2, microbatch=4, update_nodes=1), objective=dict(kl_penalty=0.1))),
         ("gptswarm", 0, dict(rollout=dict(questions=8, group=2, update_nodes=3))),
         ("graph", 0, dict(adapters=dict(rank=2, sites=("q", "v")), fsdp=True, remat=True)),  # a scanned decoder and vocabulary
         *(("malt", stage, dict(rollout=dict(questions=8, group=8))) for stage in (0, 1)), ("roles_critic", 0, {}),
-        ("gptswarm", 0, {}),
     ):
         config, backbone = parse({**CONFIG, **more}), deep if more.get("remat") else BACKBONE
         backbone, scores.PART = dataclasses.replace(backbone, remat=config.remat), 64 if config.remat else 8192
