@@ -36,7 +36,9 @@ def measure(shape: str, nodes: int, chips: int, update_nodes: int, questions: in
     if questions or node:
         along, model = node or mesh.shape["node"], mesh.shape["model"]
         data = chips // along // model
-        config.mesh, config.rollout.microbatch = f"node={along},data={data},model={model}", questions * data or 2 * chips
+        config.mesh = f"node={along},data={data},model={model}"
+        if questions:
+            config.rollout.update(microbatch=questions * data, parts=2 * chips // (questions * data))
         run, mesh, chip, _ = aot.plan(parse(config), TOPOLOGIES[chips], shape)
     accounts = aot.account(run, mesh)
     plan = {"shape": shape, "nodes": nodes, "chips": chips, "update_nodes": update_nodes, "questions": questions,

@@ -87,13 +87,14 @@ def abstract_run(config: Config, shape: str = "") -> Run:
     return dataclasses.replace(run, program=dataclasses.replace(run.program, merge=False))
 
 
-def arguments(run: Run):
-    """Shapes of what a rollout and an update take: bank, questions, interventions, key; state, rewards."""
+def arguments(run: Run, parts: int = 1):
+    """Shapes of what the rollout of one of so many parts and an update take: bank, questions, interventions, key; state, rewards.
+    """
     graph, rollouts, bucket = run.method.graph, run.config.rollout, run.family.buckets[-1]
-    tokens = jax.ShapeDtypeStruct((len(graph.views()), rollouts.questions, bucket), jnp.int32)
-    index = jax.ShapeDtypeStruct((rollouts.questions,), jnp.int32)
-    questions = Questions(tokens, jax.ShapeDtypeStruct(tokens.shape, bool), index)
-    keep = jax.eval_shape(lambda: no_interventions(graph, rollouts.questions, rollouts.group))
+    part = rollouts.questions // parts
+    tokens = jax.ShapeDtypeStruct((len(graph.views()), part, bucket), jnp.int32)
+    questions = Questions(tokens, jax.ShapeDtypeStruct(tokens.shape, bool), jax.ShapeDtypeStruct((part,), jnp.int32))
+    keep = jax.eval_shape(lambda: no_interventions(graph, part, rollouts.group))
     bank = jax.eval_shape(lambda: run.new_bank(0))
     state = jax.eval_shape(lambda bank: init_learner(run.optimizer, bank), bank)
     rewards = jax.ShapeDtypeStruct((rollouts.questions, rollouts.group), jnp.float32)
@@ -101,13 +102,17 @@ def arguments(run: Run):
 
 
 def account(run: Run, mesh) -> dict[str, Account]:
-    """Compiles rollout and update for a mesh, one after the other (libtpu holds a lock), and reads what they cost."""
+    """Compiles rollout and update for a mesh, one after the other (libtpu holds a lock), and reads what they cost.
+
+    A batch that is written in parts needs room for one of them, and has the cost of all.
+    """
     compiled, rules = Compiled(run, mesh), mesh_rules(run.config.fsdp)
 
     def laid(x):
         return jax.tree.map(lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), x, shardings(x, mesh, rules))
 
     bank, questions, keep, key, state, rewards = arguments(run)
+    parts = run.config.rollout.parts
     backbone = laid(run.parts.backbone)
     constants = dataclasses.replace(run.optimizer, learning_rate=0.0)
     episodes = jax.eval_shape(lambda *x: rollout(run.program, *x), run.parts.backbone, bank, questions, keep, key)
@@ -119,9 +124,9 @@ def account(run: Run, mesh) -> dict[str, Account]:
         return update(run.objective, constants, run.program, backbone, state, episodes, rewards)
 
     found, ideal, least = {}, ideal_flops(run), ideal_bytes(run, mesh)
-    for name, function, given, options in (
-        ("rollout", roll, (bank, questions, keep, key), {}),
-        ("update", learn, (state, episodes, rewards), compiled.learned(state)),
+    for name, function, given, options, runs in (
+        ("rollout", roll, arguments(run, parts)[:4], {}, parts),
+        ("update", learn, (state, episodes, rewards), compiled.learned(state), 1),
     ):
         started, given = time.perf_counter(), (backbone, *map(laid, given))
         try:
@@ -134,11 +139,12 @@ def account(run: Run, mesh) -> dict[str, Account]:
             wanted = float(size[1]) * 2 ** {"M": 20, "G": 30, "T": 40}[size[2]]
             found[name] = Account(own, wanted, own + wanted, 0, None, ideal[name], least[name], time.perf_counter() - started)
             continue
-        memory = program.memory_analysis()
+        memory, cost = program.memory_analysis(), Cost()
+        cost.add(program_cost(program.as_text()), runs)
         peak = memory.argument_size_in_bytes + memory.temp_size_in_bytes + (
             memory.output_size_in_bytes - memory.alias_size_in_bytes)
         found[name] = Account(memory.argument_size_in_bytes, memory.temp_size_in_bytes, peak, memory.alias_size_in_bytes,
-                              program_cost(program.as_text()), ideal[name], least[name], time.perf_counter() - started)
+                              cost, ideal[name], least[name], time.perf_counter() - started)
     return found
 
 
@@ -153,13 +159,18 @@ def blame(run: Run, accounts: dict[str, Account], mesh, chip: Chip) -> str:
     if weights > accounts[worst].temporary:
         return over + (f"the backbone's weights are the most of it, {weights / GIB:.1f} GiB on each device; set "
                        "config.fsdp=True, or a longer model axis in config.mesh")
-    turn = "" if run.config.remat else "config.remat=True, or "
-    few = f", config.rollout.update_nodes={max(1, run.method.graph.layers[0].width // 4)}" if worst == "update" and (
-        not run.program.update_nodes) else ""
-    kept = "hidden states that are kept for the way back" if worst == "update" else "keys and values of the widest layer"
+    data, rollouts = mesh.shape["data"], run.config.rollout
+    if worst == "update":
+        kept, wide = "hidden states that are kept for the way back", run.method.graph.layers[0].width
+        knobs = ["config.remat=True"] * (not run.config.remat)
+        knobs += ["a smaller config.rollout.microbatch (a multiple of the data axis)"] * (run.program.microbatch > data)
+        knobs += [f"config.rollout.update_nodes={max(1, wide // 4)}"] * (not run.program.update_nodes)
+    else:
+        kept, more = "keys and values of the widest layer", 2 * rollouts.parts
+        knobs = [f"config.rollout.parts={more}"] * (rollouts.questions % (more * data) == 0)
+    knobs += ["a longer node axis in config.mesh"] * (mesh.shape["node"] < run.method.graph.layers[0].width)
     return over + (f"temporaries are the most of it, {accounts[worst].temporary / GIB:.1f} GiB, mostly {kept}; set "
-                   f"{turn}a smaller config.rollout.microbatch (a multiple of the data axis){few}, fewer questions, or more "
-                   "devices")
+                   f"{', or '.join(knobs + ['fewer questions'])}, or take more devices")
 
 
 def report(run: Run, accounts: dict[str, Account], mesh, chip: Chip, why: str) -> str:

@@ -3,6 +3,7 @@
 Each topology in a process of its own: libtpu holds a lock. Needs the extra `tpu`.
 """
 
+import dataclasses
 import importlib.metadata
 import importlib.util
 import json
@@ -122,7 +123,7 @@ def test_a_plan_without_room_names_what_is_to_blame():
                           env={**environment, "JAX_PLATFORMS": "cpu"})
     assert done.returncode == 1 and "update: XLA compiles no program for it" in done.stdout, done.stdout + done.stderr[-2000:]
     assert "update needs" in done.stdout and "set config.remat=True, or a smaller config.rollout.microbatch" in done.stdout
-    assert "config.rollout.update_nodes=8, fewer questions" in done.stdout
+    assert "config.rollout.update_nodes=8, or a longer node axis in config.mesh, or fewer questions" in done.stdout
 
 
 @needs_libtpu
@@ -172,17 +173,24 @@ def test_the_ideal_counts_what_a_group_shares_once():
 
 
 def test_a_program_for_one_device_does_what_the_ideal_says(monkeypatch):
-    """On CPU, whose compiler changes no product: within 5 % of the ideal, which counts no padding and no mask."""
+    """On CPU, whose compiler changes no product: within 5 % of the ideal, which counts no padding and no mask. A batch that is
+    written in parts costs as much in less room, which is what a plan without room for the whole is told to do."""
     from neuromas_jax import aot
+    from neuromas_jax.parallel.chips import CHIPS
     from neuromas_jax.parallel.mesh import MeshShape, make_mesh
 
     small = DecoderConfig(vocab_size=2048, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=2,
                           num_key_value_heads=1, head_dim=64)
     monkeypatch.setitem(SHAPES, "small", small)
-    run = aot.abstract_run(config_of(mesh=""), "small")
-    found = aot.account(run, make_mesh(MeshShape(), jax.devices()[:1]))
-    used = {name: one.cost.flops / one.ideal for name, one in found.items()}
+    mesh = make_mesh(MeshShape(), jax.devices()[:1])
+    run, parted = (aot.abstract_run(config_of(mesh="", rollout=dict(parts=parts)), "small") for parts in (1, 2))
+    found, apart = aot.account(run, mesh), aot.account(parted, mesh)
+    used = {name: one.cost.flops / one.ideal for name, one in found.items()} | {
+        "in parts": apart["rollout"].cost.flops / found["rollout"].ideal}
     assert all(0.95 < share < 1.05 for share in used.values()), used
+    assert apart["rollout"].temporary < 0.7 * found["rollout"].temporary
+    chip = dataclasses.replace(CHIPS["v5p"], memory=found["rollout"].peak / 2)
+    assert "set config.rollout.parts=2, or a longer" in aot.blame(run, {"rollout": found["rollout"]}, mesh, chip)
 
 
 def test_what_cannot_be_compiled_is_refused():
