@@ -1,5 +1,5 @@
 """What pods would do, by ahead-of-time compilation (extra `tpu`, no TPU): `python -m benchmarks.pods [--shapes=qwen3-0.6b,...]
-[--nodes=3,7,64,1024] [--chips=16,64,256,1024] [--node=8 --questions=1]`.
+[--nodes=3,7,64,1024] [--chips=16,64,256,1024] [--node=8 --questions=1] [--keep=1 --update_nodes=1]`.
 
 Writes `results/pods.jsonl`, a line a plan, and the tables of `docs/pods.md`. Slices of v5p;
 `configs/pod.py` with two questions in groups of eight for each chip, so that the batch grows with the pod. A plan that is in the
@@ -20,9 +20,10 @@ GRAPHS = {3: "2-1", 7: "4-2-1", 64: "32-..-1-1", 1024: "512-..-1-1"}
 MARK = "<!-- tables by benchmarks/pods.py -->"
 
 
-def measure(shape: str, nodes: int, chips: int, update_nodes: int, questions: int, node: int) -> dict:
+def measure(shape: str, nodes: int, chips: int, update_nodes: int, questions: int, node: int, keep: int) -> dict:
     """One plan, in this process. Knobs, each 0 for what the config does by itself: `update_nodes` of a layer are updated at a
-    time, `questions` taken at a time by each place on the data axis, and `node` is the length of the mesh's node axis."""
+    time, `questions` taken at a time by each place on the data axis, `node` is the length of the mesh's node axis, and with `keep`
+    an update keeps what every decoder layer computed, in place of computing it again (`config.remat` is False)."""
     import jax
 
     from configs.pod import get_config
@@ -30,6 +31,7 @@ def measure(shape: str, nodes: int, chips: int, update_nodes: int, questions: in
     from neuromas_jax.config import parse
 
     config = get_config()
+    config.remat = not keep
     config.families.listops.topology = GRAPHS[nodes]
     config.rollout = dict(questions=2 * chips, group=8, microbatch=2 * chips, update_nodes=update_nodes or None)
     run, mesh, chip, _ = aot.plan(parse(config), TOPOLOGIES[chips], shape)
@@ -42,7 +44,7 @@ def measure(shape: str, nodes: int, chips: int, update_nodes: int, questions: in
         run, mesh, chip, _ = aot.plan(parse(config), TOPOLOGIES[chips], shape)
     accounts = aot.account(run, mesh)
     plan = {"shape": shape, "nodes": nodes, "chips": chips, "update_nodes": update_nodes, "questions": questions,
-            "node": node, "topology": TOPOLOGIES[chips], "mesh": dict(mesh.shape), "jax": jax.__version__,
+            "node": node, "keep": keep, "topology": TOPOLOGIES[chips], "mesh": dict(mesh.shape), "jax": jax.__version__,
             "blame": aot.blame(run, accounts, mesh, chip), "memory": chip.memory}
     for name, one in accounts.items():
         times = one.times(chip) if one.cost else {}
@@ -52,7 +54,8 @@ def measure(shape: str, nodes: int, chips: int, update_nodes: int, questions: in
     return plan
 
 
-KNOBS = {"update_nodes": "{} nodes updated at a time", "questions": "{} question at a time", "node": "a node axis of {}"}
+KNOBS = {"update_nodes": "nodes updated at a time: {}", "questions": "questions at a time: {}", "node": "a node axis of {}",
+         "keep": "nothing computed again"}
 
 
 def place(plan: dict) -> tuple:
@@ -95,6 +98,7 @@ def main() -> None:
     arguments.add_argument("--update_nodes", default=0, type=int, help="nodes of a layer that are updated at a time; 0: all")
     arguments.add_argument("--questions", default=0, type=int, help="questions at a time for each place on the data axis; 0: all")
     arguments.add_argument("--node", default=0, type=int, help="devices along the mesh's node axis; 0: as mesh='auto' has it")
+    arguments.add_argument("--keep", default=0, type=int, choices=(0, 1), help="1: without rematerialisation")
     arguments.add_argument("--one", help=argparse.SUPPRESS)
     given = arguments.parse_args()
     if given.one:
