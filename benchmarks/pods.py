@@ -22,7 +22,7 @@ MARK = "<!-- tables by benchmarks/pods.py -->"
 
 def measure(shape: str, nodes: int, chips: int, update_nodes: int, questions: int, node: int, keep: int) -> dict:
     """One plan, in this process. Knobs, each 0 for what the config does by itself: `update_nodes` of a layer are updated at a
-    time, `questions` taken at a time by each place on the data axis, `node` is the length of the mesh's node axis, and with `keep`
+    time, `questions` taken at a time by each place on the data axis, `node` is the length of the mesh's node axis; with `keep`
     an update keeps what every decoder layer computed, in place of computing it again (`config.remat` is False)."""
     import jax
 
